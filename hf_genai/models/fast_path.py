@@ -1,0 +1,54 @@
+"""When a hand-written kernel may stand in for the plain loop beside it.
+
+Every kernel of this library has a plain twin that computes the same with ordinary autograd. The kernels are
+`torch.autograd.Function`s on buffers that they fill in place: right for eager training, useless to tracers, and without a
+second derivative.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+_allowed = True
+
+
+@contextmanager
+def plain_kernels() -> Iterator[None]:
+    """Run the plain loops only: for second derivatives, or to compare a kernel with its plain twin."""
+    global _allowed
+    before, _allowed = _allowed, False
+    try:
+        yield
+    finally:
+        _allowed = before
+
+
+def needs_gradient(*tensors: Tensor | None) -> bool:
+    """Whether autograd will ask for a gradient of any of these."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def fast_path_allowed(*tensors: Tensor | None) -> bool:
+    """Whether a kernel is right for these inputs.
+
+    No for compilers, tracers, functorch transforms, forward-mode derivatives and tensor subclasses (they want plain
+    operations), under autocast (it casts operation by operation, which a kernel hides), on the meta device, and in half
+    precision (sums over time are kept in the input's dtype).
+    """
+    if not _allowed or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return False
+    first = tensors[0]
+    assert first is not None
+    if first.device.type == "meta" or torch.is_autocast_enabled(first.device.type):
+        return False
+    return all(
+        t is None
+        or (type(t) in (Tensor, torch.nn.Parameter) and t.device == first.device and t.dtype in (first.dtype, torch.bool))
+        for t in tensors
+    ) and first.dtype in (torch.float32, torch.float64)

@@ -1,0 +1,63 @@
+"""The one table of our model families, and their registration in transformers' Auto classes.
+
+A configuration class names its model classes (`auto_classes`). They are registered as stand-ins that load the modeling
+file when they are first used, so that `import hf_genai` costs next to nothing; once the file is loaded, whoever loaded it,
+the real classes take the stand-ins' places.
+"""
+
+import importlib
+from functools import partial
+from typing import Any
+
+import wrapt
+
+# model_type -> (configuration module, configuration class, modeling module), all in hf_genai.models
+FAMILIES = {
+    "genai_rnn": ("configuration_rnn", "GenaiRNNConfig", "modeling_rnn"),
+}
+
+
+class _StandIn(type):
+    """A class that answers for a model class that is not loaded yet: every unknown attribute comes from the real one."""
+
+    module: str
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(getattr(importlib.import_module(cls.module), cls.__name__), name)
+
+    def __call__(cls, *args, **kwargs):
+        return getattr(importlib.import_module(cls.module), cls.__name__)(*args, **kwargs)
+
+
+def load(family: str, name: str) -> Any:
+    """Return the class called `name` of a family."""
+    configuration, config_class, modeling = FAMILIES[family]
+    return getattr(importlib.import_module(f"hf_genai.models.{configuration if name == config_class else modeling}"), name)
+
+
+def _register_config(family: str, auto: Any) -> None:
+    """Make a family's configuration known, as soon as `auto` (transformers' table of configurations) is loaded."""
+    auto.AutoConfig.register(family, load(family, FAMILIES[family][1]), exist_ok=True)
+
+
+def _register_models(family: str, auto: Any) -> None:
+    """Make a family's model classes known, as soon as `auto` (transformers' tables of models) is loaded."""
+    config_class, module = load(family, FAMILIES[family][1]), f"hf_genai.models.{FAMILIES[family][2]}"
+    for auto_class, name in config_class.auto_classes.items():
+        stand_in = _StandIn(name, (), {"config_class": config_class, "module": module, "__module__": module})
+        getattr(auto, auto_class).register(config_class, stand_in, exist_ok=True)
+    wrapt.register_post_import_hook(partial(_replace_stand_ins, config_class, auto), module)
+
+
+def _replace_stand_ins(config_class: Any, auto: Any, modeling: Any) -> None:
+    for auto_class, name in config_class.auto_classes.items():
+        getattr(auto, auto_class).register(config_class, getattr(modeling, name), exist_ok=True)
+
+
+def register() -> None:
+    """Register every family in the Auto classes: now if they are loaded already, else at the moment when they are."""
+    for family in FAMILIES:
+        for module, hook in (("configuration_auto", _register_config), ("modeling_auto", _register_models)):
+            wrapt.register_post_import_hook(partial(hook, family), f"transformers.models.auto.{module}")
