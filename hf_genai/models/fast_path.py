@@ -49,6 +49,10 @@ def fast_path_allowed(*tensors: Tensor | None) -> bool:
         return False
     return all(
         t is None
-        or (type(t) in (Tensor, torch.nn.Parameter) and t.device == first.device and t.dtype in (first.dtype, torch.bool))
+        or (
+            type(t) in (Tensor, torch.nn.Parameter)
+            and t.device == first.device
+            and t.dtype in (first.dtype, torch.bool)
+        )
         for t in tensors
     ) and first.dtype in (torch.float32, torch.float64)
