@@ -1,8 +1,8 @@
 """When a hand-written kernel may stand in for the plain loop beside it.
 
 Every kernel of this library has a plain twin that computes the same with ordinary autograd. The kernels are
-`torch.autograd.Function`s on buffers that they fill in place: right for eager training, useless to tracers, and without a
-second derivative.
+`torch.autograd.Function`s on buffers that they fill in place: right for eager training, useless to tracers, and
+without a second derivative.
 """
 
 from collections.abc import Iterator
@@ -32,27 +32,25 @@ def needs_gradient(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def fast_path_allowed(*tensors: Tensor | None) -> bool:
+def fast_path_allowed(*tensors: Tensor | None, any_dtype: bool = False) -> bool:
     """Whether a kernel is right for these inputs.
 
     No for compilers, tracers, functorch transforms, forward-mode derivatives and tensor subclasses (they want plain
-    operations), under autocast (it casts operation by operation, which a kernel hides), on the meta device, and in half
-    precision (sums over time are kept in the input's dtype).
+    operations) and on the meta device. Kernels that do not see to precision themselves (any_dtype=False) also refuse
+    half precision, as they keep sums over time in the input's dtype, and autocast, which they would hide from.
     """
     if not _allowed or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return False
-    first = tensors[0]
-    assert first is not None
-    if first.device.type == "meta" or torch.is_autocast_enabled(first.device.type):
+    given = [t for t in tensors if t is not None]
+    device, dtype = given[0].device, given[0].dtype
+    if device.type == "meta" or any(type(t) not in (Tensor, torch.nn.Parameter) or t.device != device for t in given):
         return False
-    return all(
-        t is None
-        or (
-            type(t) in (Tensor, torch.nn.Parameter)
-            and t.device == first.device
-            and t.dtype in (first.dtype, torch.bool)
-        )
-        for t in tensors
-    ) and first.dtype in (torch.float32, torch.float64)
+    if any_dtype:
+        return True
+    return (
+        dtype in (torch.float32, torch.float64)
+        and all(t.dtype in (dtype, torch.bool) for t in given)
+        and not torch.is_autocast_enabled(device.type)
+    )
