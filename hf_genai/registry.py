@@ -48,16 +48,22 @@ def _register_models(family: str, auto: Any) -> None:
     for auto_class, name in config_class.auto_classes.items():
         stand_in = _StandIn(name, (), {"config_class": config_class, "module": module, "__module__": module})
         getattr(auto, auto_class).register(config_class, stand_in, exist_ok=True)
-    wrapt.register_post_import_hook(partial(_replace_stand_ins, config_class, auto), module)
 
 
-def _replace_stand_ins(config_class: Any, auto: Any, modeling: Any) -> None:
+def _replace_stand_ins(family: str, modeling: Any) -> None:
+    """Register the real classes, as soon as the modeling file is loaded."""
+    auto = importlib.import_module("transformers.models.auto.modeling_auto")
+    config_class = load(family, FAMILIES[family][1])
     for auto_class, name in config_class.auto_classes.items():
         getattr(auto, auto_class).register(config_class, getattr(modeling, name), exist_ok=True)
 
 
 def register() -> None:
     """Register every family in the Auto classes: now if they are loaded already, else at the moment when they are."""
-    for family in FAMILIES:
-        for module, hook in (("configuration_auto", _register_config), ("modeling_auto", _register_models)):
-            wrapt.register_post_import_hook(partial(hook, family), f"transformers.models.auto.{module}")
+    for family, (_, _, modeling) in FAMILIES.items():
+        for module, hook in (
+            ("transformers.models.auto.configuration_auto", _register_config),
+            ("transformers.models.auto.modeling_auto", _register_models),
+            (f"hf_genai.models.{modeling}", _replace_stand_ins),
+        ):
+            wrapt.register_post_import_hook(partial(hook, family), module)

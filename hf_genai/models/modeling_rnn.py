@@ -1,0 +1,805 @@
+"""The recurrent family: GRU and LSTM encoder-decoders with attention, language models and classifiers.
+
+Papers: Cho et al. (2014), arXiv:1406.1078 (GRU, encoder-decoder); Sutskever et al. (2014), arXiv:1409.3215 (LSTM, reversed
+source); Bahdanau et al. (2015), arXiv:1409.0473 (attention before the cell); Luong et al. (2015), arXiv:1508.04025 (attention
+after it, input feeding); Wu et al. (2016), arXiv:1609.08144 (with several layers, attention that feeds a cell sits in the
+first one, so that the others run over all steps at once).
+
+Shapes: B batch, T target and S source length, D hidden size, V vocabulary, A size of projected queries and keys, G gates of
+a cell (3 D for GRU, 4 D for LSTM), N slots of a state (GRU: h; LSTM: h and c). Read from the bottom up.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    BaseModelOutputWithPast,
+    BaseModelOutputWithPastAndCrossAttentions,
+    CausalLMOutputWithPast,
+    Seq2SeqLMOutput,
+    Seq2SeqModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+
+from .attention import AdditiveScore, DotScore, ScaledDotScore, attend
+from .configuration_rnn import GenaiRNNConfig
+from .linear_cross_entropy import linear_cross_entropy
+from .recurrence import GATES, SLOTS, attention_recurrence, parallel_additive_attention, recurrent_layer
+from .recurrent_cache import RecurrentStateLayer
+from .seq2seq import check_ids, check_mask, shift_tokens_right, weight_and_bias
+
+
+def over_tokens(run, inputs: Tensor, start: Tensor, mask: Tensor | None) -> list[Tensor]:
+    """Run a recurrence over the real tokens of each row alone, whichever side is padded.
+
+    Args:
+        run: takes inputs (B, T, ...) and returns tensors (B, T, ...), the first of them the states.
+        start: (B, N, D), the state before the first token.
+        mask: bool (B, T), or None: every token is real.
+
+    Returns:
+        What `run` returns, in the order of `inputs`. A padded place keeps what the last real token before it left: its
+        state (or the start), and zeros for the rest where there was none.
+    """
+    if mask is None:
+        return list(run(inputs))
+    order = torch.argsort(~mask, dim=1, stable=True)  # real tokens to the front
+    results = run(torch.gather(inputs, 1, order.unsqueeze(-1).expand_as(inputs)))
+    place = mask.cumsum(dim=1)  # 0: before the first real token
+    kept = []
+    for index, result in enumerate(results):
+        before = start if index == 0 else torch.zeros_like(result[:, 0])
+        result = torch.cat([before.unsqueeze(1).to(result.dtype), result], dim=1)  # (B, 1 + T, ...)
+        where = place.reshape(*place.shape, *[1] * (result.ndim - 2)).expand(-1, -1, *result.shape[2:])
+        kept.append(torch.gather(result, 1, where))
+    return kept
+
+
+class GenaiRNNLayer(GradientCheckpointingLayer):
+    """One GRU or LSTM layer over all steps; what depends on the inputs alone is computed for all of them at once.
+
+    The cells are torch's: `n = tanh(W x + r * (U h + b))` in the GRU, gates i, f, g, o in the LSTM.
+    """
+
+    def __init__(self, cell_type: str, input_size: int, hidden_size: int):
+        super().__init__()
+        self.cell_type = cell_type
+        self.input_proj = nn.Linear(input_size, GATES[cell_type] * hidden_size)
+        self.hidden_proj = nn.Linear(hidden_size, GATES[cell_type] * hidden_size)
+
+    def forward(self, hidden_states: Tensor, start: Tensor, extra_gates: Tensor | None = None) -> Tensor:
+        """Return the states (B, T, N, D) after each step.
+
+        Args:
+            hidden_states: (B, T, input_size).
+            start: (B, N, D), the state before the first step.
+            extra_gates: (B, G), added to the gates of every step.
+        """
+        gates = self.input_proj(hidden_states)  # (B, T, G)
+        if extra_gates is not None:
+            gates = gates + extra_gates.unsqueeze(1)
+        return recurrent_layer(gates, start, *weight_and_bias(self.hidden_proj), self.cell_type)
+
+
+class GenaiRNNAttention(nn.Module):
+    """The decoder's look at the source: scores, weights, and the attentional vector made of state and context.
+
+    The attentional vector is `tanh(W_s state + W_c context + b)`, Luong et al. (2015), equation 5.
+    """
+
+    def __init__(self, config: GenaiRNNConfig):
+        super().__init__()
+        kind, size = config.attention_type, config.hidden_size
+        width = size if kind in ("dot", "general") else config.attention_size
+        self.query_proj = nn.Linear(size, width, bias=False) if kind in ("additive", "scaled_dot") else None
+        self.key_proj = nn.Linear(config.encoder_hidden_size, width, bias=kind == "additive") if kind != "dot" else None
+        scores = {"additive": AdditiveScore, "scaled_dot": ScaledDotScore}
+        self.score = scores[kind](width) if kind in scores else DotScore()
+        self.state_proj = nn.Linear(size, size, bias=False)
+        self.context_proj = nn.Linear(config.encoder_hidden_size, size)
+
+    def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys (B, S, A) and values (B, S, D) of the source (B, S, encoder_hidden_size): once a sentence."""
+        keys = memory if self.key_proj is None else self.key_proj(memory)
+        return keys, self.context_proj(memory)
+
+    def scoring(self) -> dict:
+        """How queries and keys are compared, in the words of `attention_recurrence`."""
+        query_weight = None if self.query_proj is None else weight_and_bias(self.query_proj)[0]
+        if isinstance(self.score, AdditiveScore):
+            energy = weight_and_bias(self.score.energy)[0].squeeze(0)
+            return {"score": "additive", "query_weight": query_weight, "energy": energy}
+        return {"score": "dot", "query_weight": query_weight, "scale": self.score.scale}
+
+    def forward(self, states: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return attentional vectors (B, T, D) and weights (B, T, S) for the states (B, T, D) of all steps at once."""
+        query = states if self.query_proj is None else self.query_proj(states)
+        if isinstance(self.score, AdditiveScore):
+            energy = weight_and_bias(self.score.energy)[0].squeeze(0)
+            context, weights = parallel_additive_attention(query, keys, energy, mask, values)
+        else:
+            context, weights = attend(self.score(query, keys), values, mask.unsqueeze(1))
+        return torch.tanh(self.state_proj(states) + context), weights
+
+
+class GenaiRNNAttentionLayer(GenaiRNNLayer):
+    """A layer whose cell takes in what attention found: the context itself, or the last attentional vector (feeding)."""
+
+    def __init__(self, config: GenaiRNNConfig):
+        super().__init__(config.cell_type, config.embedding_size, config.hidden_size)
+        self.attention = GenaiRNNAttention(config)
+        gates = GATES[config.cell_type] * config.hidden_size
+        self.input_feeding = config.input_feeding
+        source_size = config.hidden_size if config.input_feeding else config.encoder_hidden_size
+        self.feed_proj = nn.Linear(source_size, gates, bias=False)
+
+    def project(self, memory: Tensor) -> tuple[Tensor, ...]:
+        """Return keys, values and, before the cell, the gates (B, S, G) that each source place would give."""
+        projected = self.attention.project(memory)
+        return projected if self.input_feeding else (*projected, self.feed_proj(memory))
+
+    def forward(self, hidden_states: Tensor, start: Tensor, memory: tuple[Tensor, ...], mask: Tensor) -> tuple:
+        """Return states (B, T, N, D), attentional vectors (B, T, D) and weights (B, T, S).
+
+        Args:
+            hidden_states: (B, T, embedding_size).
+            start: (B, N, D); with feeding (B, N + 1, D), the last attentional vector behind the state.
+            memory: what `project` returned.
+            mask: bool (B, S).
+        """
+        gates, (weight, bias) = self.input_proj(hidden_states), weight_and_bias(self.hidden_proj)
+        scoring, (keys, values, *context_gates) = self.attention.scoring(), memory
+        if self.input_feeding:
+            return attention_recurrence(
+                *(gates, start[:, :-1], weight, bias, self.cell_type),
+                **scoring,
+                keys=keys,
+                mask=mask,
+                values=values,
+                feed=start[:, -1],
+                feed_weight=weight_and_bias(self.feed_proj)[0],
+                readout_weight=weight_and_bias(self.attention.state_proj)[0],
+            )
+        states, _, weights = attention_recurrence(
+            *(gates, start, weight, bias, self.cell_type),
+            **scoring,
+            keys=keys,
+            mask=mask,
+            context_gates=context_gates[0],
+        )
+        return states, torch.tanh(self.attention.state_proj(states[:, :, 0]) + weights @ values), weights
+
+
+class GenaiRNNPreTrainedModel(PreTrainedModel):
+    config_class = GenaiRNNConfig
+    config: GenaiRNNConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["GenaiRNNLayer", "GenaiRNNAttentionLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_context_parallel = False
+    _auto_class = "AutoModel"
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        """Embeddings and heads normal, other projections Xavier, recurrent matrices orthogonal gate by gate, biases 0.
+
+        The forget gate of an LSTM starts open, with bias 1 (Jozefowicz et al. 2015).
+        """
+        super()._init_weights(module)
+        if isinstance(module, nn.Linear) and not getattr(module, "_genai_is_head", False):
+            init.xavier_uniform_(module.weight)
+        if isinstance(module, GenaiRNNLayer):
+            weight, bias = module.hidden_proj.weight, module.hidden_proj.bias
+            # init skips what a checkpoint has filled; views of it do not carry that mark, so it is asked here
+            if not getattr(weight, "_is_hf_initialized", False):
+                for gate in weight.chunk(GATES[module.cell_type]):
+                    init.orthogonal_(gate)
+            if module.cell_type == "lstm" and not getattr(bias, "_is_hf_initialized", False):
+                init.ones_(bias.chunk(4)[1])
+
+    def get_input_embeddings(self):
+        encoder = getattr(self.base_model, "encoder", None)
+        return (encoder or self.base_model.decoder).embed_tokens
+
+    def set_input_embeddings(self, value):
+        encoder = getattr(self.base_model, "encoder", None)
+        (encoder or self.base_model.decoder).embed_tokens = value
+
+    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True):
+        """Resize the embeddings; with two vocabularies, the encoder's (see `resize_decoder_token_embeddings`)."""
+        if not self.config.is_encoder_decoder or self.config.share_encoder_decoder_embeddings:
+            embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+            self.config.decoder_vocab_size = self.config.vocab_size
+            return embeddings
+        resized = self._get_resized_embeddings(
+            self.get_input_embeddings(), new_num_tokens, pad_to_multiple_of, mean_resizing
+        )
+        self.set_input_embeddings(resized)
+        self.config.vocab_size = resized.num_embeddings
+        return resized
+
+    def resize_decoder_token_embeddings(self, new_num_tokens: int) -> nn.Embedding:
+        """Resize the decoder's embeddings, and the head, of a model with two vocabularies.
+
+        Raises:
+            ValueError: if both sides share one vocabulary; `resize_token_embeddings` is for those.
+        """
+        if not self.config.is_encoder_decoder or self.config.share_encoder_decoder_embeddings:
+            raise ValueError("this model has one vocabulary: use resize_token_embeddings")
+        decoder, head = self.base_model.decoder, self.get_output_embeddings()
+        decoder.embed_tokens = self._get_resized_embeddings(decoder.embed_tokens, new_num_tokens)
+        if head is not None and not self.config.tie_word_embeddings:
+            self.set_output_embeddings(self._get_resized_lm_head(head, new_num_tokens))
+        self.config.decoder_vocab_size = decoder.embed_tokens.num_embeddings
+        self.tie_weights()
+        if head is not None:
+            self.get_output_embeddings().out_features = self.config.decoder_vocab_size
+        return decoder.embed_tokens
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """As in transformers; the saved code is named for every Auto class of the family, not for this class alone."""
+        module = GenaiRNNPreTrainedModel.__module__.rsplit(".", 1)[-1]
+        self.config.auto_map = {
+            auto_class: f"{module}.{name}" for auto_class, name in self.config.auto_classes.items()
+        }
+        super().save_pretrained(save_directory, **kwargs)
+
+
+class GenaiRNNEncoder(GenaiRNNPreTrainedModel):
+    """Reads the source: a stack of recurrent layers in one direction or both."""
+
+    def __init__(self, config: GenaiRNNConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size, config.pad_token_id)
+        self.dropout = nn.Dropout(config.dropout)
+        self.directions = ["left_to_right", "right_to_left"] if config.bidirectional_encoder else ["left_to_right"]
+        if config.reverse_source:
+            self.directions = ["right_to_left"]
+        size = config.encoder_hidden_size // len(self.directions)
+        sizes = [config.embedding_size] + [config.encoder_hidden_size] * (config.encoder_layers - 1)
+        self.layers = nn.ModuleList(
+            nn.ModuleDict({name: GenaiRNNLayer(config.cell_type, inputs, size) for name in self.directions})
+            for inputs in sizes
+        )
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value):
+        self.embed_tokens = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutput:
+        """Encode token ids (B, S), or their vectors `inputs_embeds` (B, S, embedding_size).
+
+        Returns:
+            last_hidden_state: (B, S, encoder_hidden_size). A padded place repeats the last state before it in reading
+            order, so the first and the last place always hold what each direction knows of the whole source.
+        """
+        hidden = self.dropout(embed("input_ids", input_ids, "inputs_embeds", inputs_embeds, self.embed_tokens))
+        mask = check_mask("attention_mask", attention_mask, *hidden.shape[:2])
+        keep_all = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        everything = [hidden]
+        for index, layer in enumerate(self.layers):
+            if index:
+                hidden = self.dropout(hidden)
+            hidden = torch.cat([self.read(layer[name], hidden, mask, name) for name in self.directions], dim=-1)
+            everything.append(hidden)
+        return BaseModelOutput(last_hidden_state=hidden, hidden_states=tuple(everything) if keep_all else None)
+
+    def read(self, layer: GenaiRNNLayer, inputs: Tensor, mask: Tensor | None, direction: str) -> Tensor:
+        """Return the outputs (B, S, D) of one layer in one direction."""
+        backward = direction == "right_to_left"
+        if backward:
+            inputs, mask = inputs.flip(1), None if mask is None else mask.flip(1)
+        start = inputs.new_zeros(len(inputs), SLOTS[layer.cell_type], layer.hidden_proj.in_features)
+        (states,) = over_tokens(lambda tokens: [layer(tokens, start)], inputs, start, mask)
+        outputs = states[:, :, 0]  # (B, S, D): of an LSTM, h without c
+        return outputs.flip(1) if backward else outputs
+
+    def summary(self, outputs: Tensor) -> Tensor:
+        """Return (B, encoder_hidden_size): of the outputs (B, S, encoder_hidden_size), each direction's last."""
+        parts = outputs.chunk(len(self.directions), dim=-1)
+        ends = [-1 if name == "left_to_right" else 0 for name in self.directions]
+        return torch.cat([part[:, end] for part, end in zip(parts, ends, strict=True)], dim=-1)
+
+
+class GenaiRNNDecoder(GenaiRNNPreTrainedModel):
+    """Writes the target, looking at the source where there is one."""
+
+    def __init__(self, config: GenaiRNNConfig):
+        super().__init__(config)
+        size, translates = config.hidden_size, config.is_encoder_decoder
+        shared = translates and config.share_encoder_decoder_embeddings
+        # Sharing the encoder's table means having none here: the vectors come in from GenaiRNNModel.
+        self.embed_tokens = (
+            None if shared else nn.Embedding(config.decoder_vocab_size, config.embedding_size, config.pad_token_id)
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        attends = translates and config.attention_type != "none"
+        feeds = attends and (config.attention_position == "before" or config.input_feeding)
+        constant = translates and not attends and config.attention_position == "before"
+        sizes = [config.embedding_size] + [size] * (config.decoder_layers - 1)
+        layers: list[GenaiRNNLayer] = [GenaiRNNLayer(config.cell_type, inputs, size) for inputs in sizes]
+        if feeds:
+            layers[0] = GenaiRNNAttentionLayer(config)
+        self.layers = nn.ModuleList(layers)
+        self.attention = GenaiRNNAttention(config) if attends and not feeds else None
+        self.summary_proj = (
+            nn.Linear(config.encoder_hidden_size, GATES[config.cell_type] * size, bias=False) if constant else None
+        )
+        self.slots = SLOTS[config.cell_type]
+        self.bridge = (
+            nn.Linear(config.encoder_hidden_size, config.decoder_layers * self.slots * size) if translates else None
+        )
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value):
+        self.embed_tokens = value
+
+    def start(self, batch: Tensor, summary: Tensor | None) -> list[Tensor]:
+        """Return each layer's state (B, N, D) before the first token: made from the source, or zeros."""
+        shape = (len(batch), len(self.layers), self.slots, self.config.hidden_size)
+        if self.bridge is None:
+            states = batch.new_zeros(shape)
+        else:
+            states = torch.tanh(self.bridge(summary)).view(shape)
+        starts = list(states.unbind(1))
+        if self.config.input_feeding and self.bridge is not None:
+            starts[0] = torch.cat([starts[0], torch.zeros_like(starts[0][:, :1])], dim=1)
+        return starts
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        encoder_summary: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """Run the decoder over T new tokens.
+
+        Args:
+            input_ids: (B, T); or inputs_embeds (B, T, embedding_size).
+            attention_mask: (B, past + T), 0 where a token is padding and changes no state.
+            encoder_hidden_states: (B, S, encoder_hidden_size), with encoder_attention_mask (B, S).
+            encoder_summary: (B, encoder_hidden_size), the source in one vector; needed at the first step.
+            past_key_values: the states so far; takes up those after the new tokens.
+        """
+        vectors = embed("decoder_input_ids", input_ids, "decoder_inputs_embeds", inputs_embeds, self.embed_tokens)
+        hidden = self.dropout(vectors)
+        length = hidden.shape[1]
+        if attention_mask is not None:
+            attention_mask = attention_mask[:, -length:].bool()
+        cache = getattr(past_key_values, "self_attention_cache", past_key_values)
+        continues = cache is not None and cache.get_seq_length() > 0
+        starts = [layer.state for layer in cache.layers] if continues else self.start(hidden, encoder_summary)
+        attends, memory, source_mask, weights = self.attention is not None, (), None, None
+        if attends or isinstance(self.layers[0], GenaiRNNAttentionLayer):
+            memory = self.remember(encoder_hidden_states, past_key_values)
+            source_mask = check_mask("attention_mask", encoder_attention_mask, *encoder_hidden_states.shape[:2])
+            if source_mask is None:
+                source_mask = hidden.new_ones(encoder_hidden_states.shape[:2], dtype=torch.bool)
+        everything = [hidden]
+        for index, (layer, start) in enumerate(zip(self.layers, starts, strict=True)):
+            if index:
+                hidden = self.dropout(hidden)
+            if isinstance(layer, GenaiRNNAttentionLayer):
+                state = start[:, : self.slots]
+                states, hidden, weights = over_tokens(
+                    lambda tokens, layer=layer, start=start: layer(tokens, start, memory, source_mask),
+                    *(hidden, state, attention_mask),
+                )
+                if layer.input_feeding:
+                    states = torch.cat([states, hidden.unsqueeze(2)], dim=2)
+                    if attention_mask is not None:  # padding before the first token keeps what was fed before, too
+                        seen = attention_mask.cumsum(1) > 0
+                        states = torch.where(seen[:, :, None, None], states, start.unsqueeze(1).to(states.dtype))
+            else:
+                extra = None if self.summary_proj is None or index else self.summary_proj(encoder_summary)
+                (states,) = over_tokens(
+                    lambda tokens, layer=layer, start=start, extra=extra: [layer(tokens, start, extra)],
+                    *(hidden, start, attention_mask),
+                )
+                hidden = states[:, :, 0]  # (B, T, D)
+                if attends and index + 1 == len(self.layers):
+                    hidden, weights = self.attention(hidden, *memory, source_mask)
+            if cache is not None:
+                cache.update(states, None, index)
+            everything.append(hidden)
+        wanted = self.config.output_attentions if output_attentions is None else output_attentions
+        keep_all = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        return BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=hidden,
+            past_key_values=past_key_values,
+            hidden_states=tuple(everything) if keep_all else None,
+            cross_attentions=(weights.unsqueeze(1),) if wanted and weights is not None else None,  # (B, 1, T, S)
+        )
+
+    def remember(self, encoder_hidden_states: Tensor, past_key_values: Cache | None) -> tuple[Tensor, ...]:
+        """Return what attention needs of the source; with a cache it is computed at the first step alone."""
+        side = getattr(past_key_values, "cross_attention_cache", None)
+        layer: RecurrentStateLayer | None = None if side is None else side.layers[0]
+        if layer is not None and past_key_values.is_updated.get(0):
+            return layer.memory
+        attention = self.attention if self.attention is not None else self.layers[0]
+        memory = attention.project(encoder_hidden_states)
+        if layer is not None:
+            layer.remember(*memory)
+            past_key_values.is_updated[0] = True
+        return memory
+
+
+def embed(ids_name: str, ids: Tensor | None, embeds_name: str, embeds: Tensor | None, table: nn.Embedding | None) -> Tensor:
+    """Return the vectors (B, T, embedding_size) of token ids, or those that came instead of ids."""
+    if (ids is None) == (embeds is None):
+        raise ValueError(f"give either {ids_name} or {embeds_name}, not {'both' if ids is not None else 'neither'}")
+    if embeds is not None:
+        return embeds
+    if table is None:
+        raise ValueError(f"this decoder shares the encoder's embeddings and takes {embeds_name}, not {ids_name}")
+    check_ids(ids_name, ids, table.num_embeddings)
+    return table(ids)
+
+
+class GenaiRNNModel(GenaiRNNPreTrainedModel):
+    """The encoder-decoder without a head; with `is_encoder_decoder=False` its encoder, or (`is_decoder=True`) decoder, alone."""
+
+    def __init__(self, config: GenaiRNNConfig):
+        super().__init__(config)
+        if config.is_encoder_decoder or not config.is_decoder:
+            self.encoder = GenaiRNNEncoder(config)
+        if config.is_encoder_decoder or config.is_decoder:
+            self.decoder = GenaiRNNDecoder(config)
+        self.post_init()
+
+    def new_cache(self) -> Cache:
+        cache = DynamicCache(config=self.config)
+        return EncoderDecoderCache(cache, DynamicCache(config=self.config)) if self.config.is_encoder_decoder else cache
+
+    @can_return_tuple
+    @merge_with_config_defaults
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: tuple | ModelOutput | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs,
+    ) -> ModelOutput:
+        """Encode, then decode.
+
+        Args:
+            input_ids: source token ids (B, S), 0 to vocab_size - 1; or inputs_embeds (B, S, embedding_size).
+            attention_mask: (B, S), 1 for a real token and 0 for padding, on either side.
+            decoder_input_ids: target token ids (B, T), or decoder_inputs_embeds (B, T, embedding_size); without either,
+                the source shifted right, as in BART.
+            encoder_outputs: what the encoder returned before, instead of input_ids.
+            past_key_values: an `EncoderDecoderCache` of an earlier call that this one goes on from.
+
+        Returns:
+            `Seq2SeqModelOutput`; cross_attentions holds one tensor of weights (B, 1, T, S), as one layer looks at the source.
+
+        Raises:
+            ValueError: for ids outside the vocabulary, an empty batch, a mask of another shape or with an all-padding row.
+        """
+        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        if use_cache and past_key_values is None and hasattr(self, "decoder"):
+            past_key_values = self.new_cache()
+        if not self.config.is_encoder_decoder:
+            if not self.config.is_decoder:
+                return self.encoder(input_ids, attention_mask, inputs_embeds, return_dict=True, **options)
+            outputs = self.decoder(
+                *(input_ids, attention_mask, None, None, None, past_key_values, inputs_embeds), return_dict=True, **options
+            )
+            return BaseModelOutputWithPast(outputs.last_hidden_state, outputs.past_key_values, outputs.hidden_states)
+
+        if decoder_input_ids is None and decoder_inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("give decoder_input_ids or decoder_inputs_embeds: there are no input_ids to shift right")
+            decoder_input_ids = self.shift_right(input_ids)
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(input_ids, attention_mask, inputs_embeds, return_dict=True, **options)
+        elif not isinstance(encoder_outputs, ModelOutput):
+            encoder_outputs = BaseModelOutput(
+                last_hidden_state=encoder_outputs[0],
+                hidden_states=encoder_outputs[1] if len(encoder_outputs) > 1 else None,
+            )
+        if decoder_input_ids is not None and self.config.share_encoder_decoder_embeddings:
+            decoder_inputs_embeds = embed(
+                *("decoder_input_ids", decoder_input_ids, "decoder_inputs_embeds", decoder_inputs_embeds),
+                self.encoder.embed_tokens,
+            )
+            decoder_input_ids = None
+        source = encoder_outputs.last_hidden_state
+        outputs = self.decoder(
+            *(decoder_input_ids, decoder_attention_mask, source, attention_mask, self.encoder.summary(source)),
+            *(past_key_values, decoder_inputs_embeds),
+            return_dict=True,
+            **options,
+        )
+        return Seq2SeqModelOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            decoder_hidden_states=outputs.hidden_states,
+            cross_attentions=outputs.cross_attentions,
+            encoder_last_hidden_state=source,
+            encoder_hidden_states=encoder_outputs.hidden_states,
+        )
+
+    def shift_right(self, labels: Tensor) -> Tensor:
+        return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
+
+
+class GenaiRNNHeadModel(GenaiRNNPreTrainedModel, GenerationMixin):
+    """What the two generating models share: the scores over the vocabulary, and their loss."""
+
+    def __init__(self, config: GenaiRNNConfig):
+        super().__init__(config)
+        self.model = GenaiRNNModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.decoder_vocab_size, bias=False)
+        self.lm_head._genai_is_head = True
+        self.dropout = nn.Dropout(config.dropout)
+        side = "encoder" if config.is_encoder_decoder and config.share_encoder_decoder_embeddings else "decoder"
+        self._tied_weights_keys = {"lm_head.weight": f"model.{side}.embed_tokens.weight"}
+        self.post_init()
+
+    def predict(self, hidden, labels, skip_logits, logits_to_keep, label_smoothing, **kwargs) -> tuple:
+        """Return the loss in nats per token (None without labels) and the logits (B, T, V), or None where skipped.
+
+        Args:
+            hidden: (B, T, D).
+            labels: (B, T), the next token at each place; -100 where there is none to predict.
+            skip_logits: None: in training with labels, where all the logits at once would be the largest tensor by far.
+        """
+        hidden = self.dropout(hidden)
+        if skip_logits is None:
+            skip_logits = self.training and labels is not None
+        if skip_logits and labels is None:
+            raise ValueError("skip_logits=True needs labels: without logits and loss there is nothing to return")
+        if skip_logits or (labels is not None and label_smoothing):
+            items = kwargs.get("num_items_in_batch")
+            weight, bias = weight_and_bias(self.lm_head)
+            loss = linear_cross_entropy(
+                *(hidden, weight, labels, bias), label_smoothing=label_smoothing, num_items_in_batch=items
+            )
+            if skip_logits:
+                return loss, None
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(hidden[:, keep, :])
+        if labels is None:
+            return None, logits
+        if not label_smoothing:
+            loss = self.loss_function(
+                logits=logits, labels=None, shift_labels=labels, vocab_size=self.config.decoder_vocab_size, **kwargs
+            )
+        return loss, logits
+
+
+class GenaiRNNForConditionalGeneration(GenaiRNNHeadModel):
+    """Translation and its kin: text in, text out."""
+
+    _auto_class = "AutoModelForSeq2SeqLM"
+
+    def __init__(self, config: GenaiRNNConfig):
+        if not config.is_encoder_decoder:
+            raise ValueError("GenaiRNNForConditionalGeneration needs is_encoder_decoder=True; see GenaiRNNForCausalLM")
+        super().__init__(config)
+
+    def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
+        return self.model.shift_right(labels)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: tuple | ModelOutput | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        skip_logits: bool | None = None,
+        label_smoothing: float = 0.0,
+        **kwargs,
+    ) -> Seq2SeqLMOutput:
+        """As `GenaiRNNModel`, and predict the next token.
+
+        Args:
+            labels: (B, T) target ids, -100 where none is to be predicted; the decoder's input is made from them (shifted
+                right) unless it is given.
+            skip_logits: return the loss without the logits, which are then never all in memory. None: in training, yes.
+            label_smoothing: share of the probability that the target spreads over the vocabulary (Szegedy et al. 2016).
+        """
+        if labels is not None:
+            check_labels(labels, self.config.decoder_vocab_size)
+            if decoder_input_ids is None and decoder_inputs_embeds is None:
+                decoder_input_ids = self.model.shift_right(labels)
+            use_cache = False if self.training else use_cache
+        outputs = self.model(
+            *(input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, past_key_values),
+            *(inputs_embeds, decoder_inputs_embeds, use_cache, output_attentions, output_hidden_states),
+            return_dict=True,
+        )
+        loss, logits = self.predict(
+            *(outputs.last_hidden_state, labels, skip_logits, logits_to_keep, label_smoothing), **kwargs
+        )
+        return Seq2SeqLMOutput(
+            loss=loss, logits=logits, **{name: value for name, value in outputs.items() if name != "last_hidden_state"}
+        )
+
+
+class GenaiRNNForCausalLM(GenaiRNNHeadModel):
+    """A recurrent language model: the decoder alone."""
+
+    _auto_class = "AutoModelForCausalLM"
+
+    def __init__(self, config: GenaiRNNConfig):
+        config = copy.deepcopy(config)
+        config.is_decoder, config.is_encoder_decoder = True, False
+        super().__init__(config)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        skip_logits: bool | None = None,
+        label_smoothing: float = 0.0,
+        shift_labels: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> CausalLMOutputWithPast:
+        """Predict each next token of (B, T) ids.
+
+        Args:
+            labels: (B, T), usually the input_ids themselves, shifted here; -100 where none is to be predicted.
+            shift_labels: the same, shifted already.
+        """
+        if labels is not None and shift_labels is None:
+            check_labels(labels, self.config.vocab_size)
+            shift_labels = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
+        outputs = self.model(
+            *(input_ids, attention_mask, None, None, None, past_key_values, inputs_embeds, None),
+            use_cache=False if self.training and shift_labels is not None else use_cache,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        loss, logits = self.predict(
+            *(outputs.last_hidden_state, shift_labels, skip_logits, logits_to_keep, label_smoothing), **kwargs
+        )
+        return CausalLMOutputWithPast(loss, logits, outputs.past_key_values, outputs.hidden_states)
+
+
+def check_labels(labels: Tensor, vocab_size: int) -> None:
+    """Refuse labels that are neither -100 nor a token id."""
+    if labels.dtype == torch.int64:
+        labels = labels.masked_fill(labels == -100, 0)
+    check_ids("labels", labels, vocab_size)
+
+
+class GenaiRNNClassifier(GenaiRNNPreTrainedModel):
+    """What the two classifiers share: the encoder, and a linear head on its outputs."""
+
+    def __init__(self, config: GenaiRNNConfig):
+        config = copy.deepcopy(config)
+        config.is_decoder, config.is_encoder_decoder = False, False
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = GenaiRNNModel(config)
+        self.dropout = nn.Dropout(config.dropout if config.classifier_dropout is None else config.classifier_dropout)
+        self.classifier = nn.Linear(config.encoder_hidden_size, config.num_labels)
+        self.post_init()
+
+
+class GenaiRNNForSequenceClassification(GenaiRNNClassifier):
+    """Many to one: a label, several labels or a number for the whole text (`config.problem_type`)."""
+
+    _auto_class = "AutoModelForSequenceClassification"
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs,
+    ) -> SequenceClassifierOutput:
+        """Return logits (B, num_labels) from what each direction knows at its end of the text (B, S)."""
+        outputs = self.model(
+            *(input_ids, attention_mask),
+            inputs_embeds=inputs_embeds,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        logits = self.classifier(self.dropout(self.model.encoder.summary(outputs.last_hidden_state)))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **kwargs)
+        return SequenceClassifierOutput(loss, logits, outputs.hidden_states)
+
+
+class GenaiRNNForTokenClassification(GenaiRNNClassifier):
+    """Many to many, in step: a label for each token."""
+
+    _auto_class = "AutoModelForTokenClassification"
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs,
+    ) -> TokenClassifierOutput:
+        """Return logits (B, S, num_labels); labels (B, S) are -100 where none is to be predicted."""
+        outputs = self.model(
+            *(input_ids, attention_mask),
+            inputs_embeds=inputs_embeds,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        logits = self.classifier(self.dropout(outputs.last_hidden_state))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, self.config, **kwargs)
+        return TokenClassifierOutput(loss, logits, outputs.hidden_states)
+
+
+__all__ = [
+    "GenaiRNNForCausalLM",
+    "GenaiRNNForConditionalGeneration",
+    "GenaiRNNForSequenceClassification",
+    "GenaiRNNForTokenClassification",
+    "GenaiRNNModel",
+    "GenaiRNNPreTrainedModel",
+]

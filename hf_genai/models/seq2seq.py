@@ -1,0 +1,74 @@
+"""What encoder-decoders share: the start of the decoder's input, the loss over a large vocabulary, checks of the input."""
+
+import torch
+from torch import Tensor, nn
+
+
+def shift_tokens_right(labels: Tensor, pad_token_id: int, decoder_start_token_id: int) -> Tensor:
+    """Return the decoder's input for given labels: the start token, then each label but the last.
+
+    Args:
+        labels: (B, T); -100 (ignored) becomes `pad_token_id`.
+
+    Raises:
+        ValueError: if one of the two token ids is None.
+    """
+    if pad_token_id is None or decoder_start_token_id is None:
+        raise ValueError(
+            "labels can only be shifted when the config has pad_token_id and decoder_start_token_id, not"
+            f" {pad_token_id} and {decoder_start_token_id}"
+        )
+    shifted = labels.roll(1, dims=-1)
+    shifted[..., 0] = decoder_start_token_id
+    return shifted.masked_fill(shifted == -100, pad_token_id)
+
+
+def weight_and_bias(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Return the matrix (out, in) and the vector (out,) that a linear map applies.
+
+    A plain `nn.Linear` hands out its parameters. Anything that took its place (a LoRA adapter, a quantised layer) is asked
+    what it does to the unit vectors, so that code which needs the matrix itself works with it too, gradients included.
+    """
+    if type(linear) is nn.Linear:
+        return linear.weight, linear.bias
+    parameter = next(linear.parameters())
+    dtype = parameter.dtype if parameter.is_floating_point() else torch.get_default_dtype()
+    unit = torch.eye(linear.in_features, dtype=dtype, device=parameter.device)
+    bias = linear(unit.new_zeros(1, linear.in_features)).squeeze(0)
+    return (linear(unit) - bias).T, bias
+
+
+def check_ids(name: str, ids: Tensor, vocab_size: int) -> None:
+    """Refuse token ids that the embedding table has no row for.
+
+    Raises:
+        ValueError: if `ids` is empty, no integer tensor, or holds an id outside 0 to vocab_size - 1.
+    """
+    if torch.compiler.is_compiling():
+        return
+    if ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"{name} must be an integer tensor (torch.long), not {ids.dtype}")
+    if ids.ndim != 2 or 0 in ids.shape:
+        raise ValueError(f"{name} must be (batch, length) with at least one row and one token, not {tuple(ids.shape)}")
+    if ids.device.type == "meta":
+        return
+    low, high = (int(bound) for bound in ids.aminmax())
+    if low < 0 or high >= vocab_size:
+        raise ValueError(f"{name} must be from 0 to {vocab_size - 1} (the vocabulary), but came as {low} to {high}")
+
+
+def check_mask(name: str, mask: Tensor | None, batch_size: int, length: int) -> Tensor | None:
+    """Return the mask as bool (B, S), or None where nothing is masked.
+
+    Raises:
+        ValueError: if its shape does not fit, or a row is all padding (there would be nothing to read).
+    """
+    if mask is None:
+        return None
+    if mask.shape != (batch_size, length):
+        raise ValueError(f"{name} must be (batch, length) = {(batch_size, length)}, not {tuple(mask.shape)}")
+    mask = mask.bool()
+    if not torch.compiler.is_compiling() and mask.device.type != "meta" and not mask.any(dim=1).all():
+        rows = (~mask.any(dim=1)).nonzero().flatten().tolist()
+        raise ValueError(f"{name} is all padding in row {', '.join(map(str, rows[:5]))}: each row needs a real token")
+    return mask
