@@ -1,8 +1,8 @@
 """The one table of our model families, and their registration in transformers' Auto classes.
 
 A configuration class names its model classes (`auto_classes`). They are registered as stand-ins that load the modeling
-file when they are first used, so that `import hf_genai` costs next to nothing; once the file is loaded, whoever loaded it,
-the real classes take the stand-ins' places.
+file when they are first used, so that `import hf_genai` costs next to nothing; once the file is loaded, whoever loaded
+it, the real classes take the stand-ins' places.
 """
 
 import importlib
@@ -18,7 +18,8 @@ FAMILIES = {
 
 
 class _StandIn(type):
-    """A class that answers for a model class that is not loaded yet: every unknown attribute comes from the real one."""
+    """A class that answers for a model class that is not loaded yet: every unknown attribute comes from the real
+    one."""
 
     module: str
 
@@ -34,7 +35,9 @@ class _StandIn(type):
 def load(family: str, name: str) -> Any:
     """Return the class called `name` of a family."""
     configuration, config_class, modeling = FAMILIES[family]
-    return getattr(importlib.import_module(f"hf_genai.models.{configuration if name == config_class else modeling}"), name)
+    return getattr(
+        importlib.import_module(f"hf_genai.models.{configuration if name == config_class else modeling}"), name
+    )
 
 
 def _register_config(family: str, auto: Any) -> None:

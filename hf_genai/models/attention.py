@@ -1,7 +1,8 @@
-"""Attention in two parts that every model here shares: a score compares queries with keys, `attend` weighs values by it.
+"""Attention in two parts that every model here shares: a score compares queries with keys, `attend` weighs values by
+it.
 
-A score works on queries and keys that are projected already. Luong's "general" score is `DotScore` after a projection of
-the keys.
+A score works on queries and keys that are projected already. Luong's "general" score is `DotScore` after a projection
+of the keys.
 """
 
 import torch
@@ -68,7 +69,8 @@ def attend(scores: Tensor, value: Tensor, mask: Tensor | None = None) -> tuple[T
         mask: bool, broadcast to (..., T, S); True where a key may be seen. Each query must see one key at least.
 
     Returns:
-        context (..., T, D), and weights (..., T, S), which sum to 1 over S; the softmax is computed in float32 at least.
+        context (..., T, D), and weights (..., T, S), which sum to 1 over S; the softmax is computed in float32 at
+        least.
     """
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)

@@ -12,16 +12,17 @@ from .fields import positive_int_field, probability_field
 class GenaiRNNConfig(PreTrainedConfig):
     """Configuration of the recurrent models.
 
-    The defaults are Luong's global attention with additive scores: a bidirectional encoder, an unfed decoder, attention
-    after it. Other classic models are one or two fields away: `attention_type="none"` with `attention_position="before"`
-    is Cho et al. (2014), with `"after"` Sutskever et al. (2014, with `cell_type="lstm"`, `bidirectional_encoder=False`,
-    `reverse_source=True`); `attention_position="before"` is Bahdanau et al. (2015); `input_feeding=True` is Luong et al.
-    (2015), section 3.3.
+    The defaults are Luong's global attention with additive scores: a bidirectional encoder, an unfed decoder,
+    attention after it. Other classic models are one or two fields away: `attention_type="none"` with
+    `attention_position="before"` is Cho et al. (2014), with `"after"` Sutskever et al. (2014, with `cell_type="lstm"`,
+    `bidirectional_encoder=False`, `reverse_source=True`); `attention_position="before"` is Bahdanau et al. (2015);
+    `input_feeding=True` is Luong et al. (2015), section 3.3.
 
     Args:
-        vocab_size: Number of token ids of the encoder; of the decoder too unless `decoder_vocab_size` says otherwise.
-        decoder_vocab_size: Number of token ids of the decoder. None: the same as `vocab_size`.
-        share_encoder_decoder_embeddings: One embedding table for both sides; needs equal vocabularies.
+        vocab_size: Number of token ids of the decoder; of the encoder too unless `source_vocab_size` says otherwise.
+        source_vocab_size: Number of token ids of the encoder, where it has a vocabulary of its own. None: one
+            vocabulary.
+        share_encoder_decoder_embeddings: One embedding table for both sides; needs one vocabulary.
         embedding_size: Size of a token's vector. None: `hidden_size`.
         hidden_size: Size of a decoder state, and of the vector that the vocabulary is scored with.
         encoder_hidden_size: Size of an encoder output, both directions together. None: `hidden_size`.
@@ -30,15 +31,18 @@ class GenaiRNNConfig(PreTrainedConfig):
         cell_type: "gru" (Cho et al. 2014) or "lstm" (Hochreiter and Schmidhuber 1997).
         bidirectional_encoder: Read the source in both directions, each with half of `encoder_hidden_size`.
         reverse_source: Read the source from its end (Sutskever et al. 2014); only for a one-directional encoder.
-        attention_type: Score function of the decoder's attention over the source: "additive" (Bahdanau et al. 2015), "dot"
-            and "general" (Luong et al. 2015), "scaled_dot" (Vaswani et al. 2017), or "none": the whole source in one vector.
-        attention_position: "before" the cell (the query is the previous state and the context enters the cell) or "after"
-            it (the query is the new state). Without attention: the source vector enters every step, or the start state only.
+        attention_type: Score function of the decoder's attention over the source: "additive" (Bahdanau et al. 2015),
+            "dot" and "general" (Luong et al. 2015), "scaled_dot" (Vaswani et al. 2017), or "none": the whole source in
+            one vector.
+        attention_position: "before" the cell (the query is the previous state and the context enters the cell) or
+            "after" it (the query is the new state). Without attention: the source vector enters every step, or the
+            start state only.
         input_feeding: Hand the attentional vector of each step to the next one; only after the cell.
         attention_size: Size of projected queries and keys ("additive" and "scaled_dot"). None: `hidden_size`.
         dropout: Probability of dropping a number of the embeddings, between layers and before the vocabulary; 0 to 1.
         classifier_dropout: The same before a classification head. None: `dropout`.
-        tie_word_embeddings: Score the vocabulary with the decoder's embedding table; needs `embedding_size == hidden_size`.
+        tie_word_embeddings: Score the vocabulary with the decoder's embedding table, which needs vectors of
+            `hidden_size`.
         initializer_range: Standard deviation of embeddings and heads at the start.
     """
 
@@ -57,7 +61,7 @@ class GenaiRNNConfig(PreTrainedConfig):
     _auto_class: ClassVar[str | None] = "AutoConfig"
 
     vocab_size: int = positive_int_field(default=8192)
-    decoder_vocab_size: int | None = None
+    source_vocab_size: int | None = None
     share_encoder_decoder_embeddings: bool = True
     embedding_size: int | None = None
     hidden_size: int = positive_int_field(default=256)
@@ -84,7 +88,6 @@ class GenaiRNNConfig(PreTrainedConfig):
     decoder_start_token_id: int | None = 1
 
     def __post_init__(self, **kwargs):
-        self.decoder_vocab_size = self.decoder_vocab_size or self.vocab_size
         self.embedding_size = self.embedding_size or self.hidden_size
         self.encoder_hidden_size = self.encoder_hidden_size or self.hidden_size
         self.attention_size = self.attention_size or self.hidden_size
@@ -102,12 +105,12 @@ class GenaiRNNConfig(PreTrainedConfig):
         """Refuse combinations that have no meaning, each with its reason."""
         if self.bidirectional_encoder and self.encoder_hidden_size % 2:
             raise ValueError(
-                f"encoder_hidden_size ({self.encoder_hidden_size}) must be even: each direction of a bidirectional encoder"
-                " takes half of it"
+                f"encoder_hidden_size ({self.encoder_hidden_size}) must be even: each direction of a bidirectional"
+                " encoder takes half of it"
             )
         if self.bidirectional_encoder and self.reverse_source:
             raise ValueError(
-                "reverse_source=True needs bidirectional_encoder=False: a bidirectional encoder reads both ways already"
+                "reverse_source=True needs bidirectional_encoder=False: a bidirectional encoder reads both ways anyway"
             )
         if self.input_feeding and self.attention_type == "none":
             raise ValueError(
@@ -115,25 +118,25 @@ class GenaiRNNConfig(PreTrainedConfig):
             )
         if self.input_feeding and self.attention_position == "before":
             raise ValueError(
-                "input_feeding=True needs attention_position='after': before the cell, the context enters the cell already"
+                "input_feeding=True needs attention_position='after': before the cell, the context enters it anyway"
             )
         if self.attention_type == "dot" and self.encoder_hidden_size != self.hidden_size:
             raise ValueError(
-                f"attention_type='dot' compares states with encoder outputs as they are, so encoder_hidden_size"
-                f" ({self.encoder_hidden_size}) must equal hidden_size ({self.hidden_size}); 'general' projects the outputs"
+                "attention_type='dot' compares states with encoder outputs as they are, so encoder_hidden_size"
+                f" ({self.encoder_hidden_size}) must equal hidden_size ({self.hidden_size}); 'general' projects them"
             )
         if self.tie_word_embeddings and self.embedding_size != self.hidden_size:
             raise ValueError(
                 f"tie_word_embeddings=True scores the vocabulary with the embedding table, so embedding_size"
                 f" ({self.embedding_size}) must equal hidden_size ({self.hidden_size})"
             )
-        if self.share_encoder_decoder_embeddings and self.vocab_size != self.decoder_vocab_size:
+        if self.share_encoder_decoder_embeddings and self.source_vocab_size is not None:
             raise ValueError(
-                f"share_encoder_decoder_embeddings=True needs one vocabulary, not vocab_size {self.vocab_size} and"
-                f" decoder_vocab_size {self.decoder_vocab_size}"
+                f"source_vocab_size={self.source_vocab_size} (two vocabularies) needs"
+                " share_encoder_decoder_embeddings=False"
             )
-        for name in ("decoder_vocab_size", "embedding_size", "encoder_hidden_size", "attention_size"):
-            if getattr(self, name) < 1:
+        for name in ("source_vocab_size", "embedding_size", "encoder_hidden_size", "attention_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.classifier_dropout is not None and not 0 <= self.classifier_dropout <= 1:
             raise ValueError(f"classifier_dropout must be between 0 and 1, not {self.classifier_dropout}")

@@ -1,12 +1,12 @@
 """The recurrent family: GRU and LSTM encoder-decoders with attention, language models and classifiers.
 
-Papers: Cho et al. (2014), arXiv:1406.1078 (GRU, encoder-decoder); Sutskever et al. (2014), arXiv:1409.3215 (LSTM, reversed
-source); Bahdanau et al. (2015), arXiv:1409.0473 (attention before the cell); Luong et al. (2015), arXiv:1508.04025 (attention
-after it, input feeding); Wu et al. (2016), arXiv:1609.08144 (with several layers, attention that feeds a cell sits in the
-first one, so that the others run over all steps at once).
+Papers: Cho et al. (2014), arXiv:1406.1078 (GRU, encoder-decoder); Sutskever et al. (2014), arXiv:1409.3215 (LSTM,
+reversed source); Bahdanau et al. (2015), arXiv:1409.0473 (attention before the cell); Luong et al. (2015),
+arXiv:1508.04025 (attention after it, input feeding); Wu et al. (2016), arXiv:1609.08144 (with several layers,
+attention that feeds a cell sits in the first one, so that the others run over all steps at once).
 
-Shapes: B batch, T target and S source length, D hidden size, V vocabulary, A size of projected queries and keys, G gates of
-a cell (3 D for GRU, 4 D for LSTM), N slots of a state (GRU: h; LSTM: h and c). Read from the bottom up.
+Shapes: B batch, T target and S source length, D hidden size, V vocabulary, N slots of a state (GRU: h; LSTM: h and c).
+Read from the bottom up.
 """
 
 import copy
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
     BaseModelOutput,
     BaseModelOutputWithPast,
@@ -30,153 +29,12 @@ from transformers.modeling_outputs import (
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
-from .attention import AdditiveScore, DotScore, ScaledDotScore, attend
 from .configuration_rnn import GenaiRNNConfig
 from .linear_cross_entropy import linear_cross_entropy
-from .recurrence import GATES, SLOTS, attention_recurrence, parallel_additive_attention, recurrent_layer
+from .recurrence import GATES, SLOTS
 from .recurrent_cache import RecurrentStateLayer
+from .recurrent_layers import GenaiRNNAttention, GenaiRNNAttentionLayer, GenaiRNNLayer, over_tokens
 from .seq2seq import check_ids, check_mask, shift_tokens_right, weight_and_bias
-
-
-def over_tokens(run, inputs: Tensor, start: Tensor, mask: Tensor | None) -> list[Tensor]:
-    """Run a recurrence over the real tokens of each row alone, whichever side is padded.
-
-    Args:
-        run: takes inputs (B, T, ...) and returns tensors (B, T, ...), the first of them the states.
-        start: (B, N, D), the state before the first token.
-        mask: bool (B, T), or None: every token is real.
-
-    Returns:
-        What `run` returns, in the order of `inputs`. A padded place keeps what the last real token before it left: its
-        state (or the start), and zeros for the rest where there was none.
-    """
-    if mask is None:
-        return list(run(inputs))
-    order = torch.argsort(~mask, dim=1, stable=True)  # real tokens to the front
-    results = run(torch.gather(inputs, 1, order.unsqueeze(-1).expand_as(inputs)))
-    place = mask.cumsum(dim=1)  # 0: before the first real token
-    kept = []
-    for index, result in enumerate(results):
-        before = start if index == 0 else torch.zeros_like(result[:, 0])
-        result = torch.cat([before.unsqueeze(1).to(result.dtype), result], dim=1)  # (B, 1 + T, ...)
-        where = place.reshape(*place.shape, *[1] * (result.ndim - 2)).expand(-1, -1, *result.shape[2:])
-        kept.append(torch.gather(result, 1, where))
-    return kept
-
-
-class GenaiRNNLayer(GradientCheckpointingLayer):
-    """One GRU or LSTM layer over all steps; what depends on the inputs alone is computed for all of them at once.
-
-    The cells are torch's: `n = tanh(W x + r * (U h + b))` in the GRU, gates i, f, g, o in the LSTM.
-    """
-
-    def __init__(self, cell_type: str, input_size: int, hidden_size: int):
-        super().__init__()
-        self.cell_type = cell_type
-        self.input_proj = nn.Linear(input_size, GATES[cell_type] * hidden_size)
-        self.hidden_proj = nn.Linear(hidden_size, GATES[cell_type] * hidden_size)
-
-    def forward(self, hidden_states: Tensor, start: Tensor, extra_gates: Tensor | None = None) -> Tensor:
-        """Return the states (B, T, N, D) after each step.
-
-        Args:
-            hidden_states: (B, T, input_size).
-            start: (B, N, D), the state before the first step.
-            extra_gates: (B, G), added to the gates of every step.
-        """
-        gates = self.input_proj(hidden_states)  # (B, T, G)
-        if extra_gates is not None:
-            gates = gates + extra_gates.unsqueeze(1)
-        return recurrent_layer(gates, start, *weight_and_bias(self.hidden_proj), self.cell_type)
-
-
-class GenaiRNNAttention(nn.Module):
-    """The decoder's look at the source: scores, weights, and the attentional vector made of state and context.
-
-    The attentional vector is `tanh(W_s state + W_c context + b)`, Luong et al. (2015), equation 5.
-    """
-
-    def __init__(self, config: GenaiRNNConfig):
-        super().__init__()
-        kind, size = config.attention_type, config.hidden_size
-        width = size if kind in ("dot", "general") else config.attention_size
-        self.query_proj = nn.Linear(size, width, bias=False) if kind in ("additive", "scaled_dot") else None
-        self.key_proj = nn.Linear(config.encoder_hidden_size, width, bias=kind == "additive") if kind != "dot" else None
-        scores = {"additive": AdditiveScore, "scaled_dot": ScaledDotScore}
-        self.score = scores[kind](width) if kind in scores else DotScore()
-        self.state_proj = nn.Linear(size, size, bias=False)
-        self.context_proj = nn.Linear(config.encoder_hidden_size, size)
-
-    def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys (B, S, A) and values (B, S, D) of the source (B, S, encoder_hidden_size): once a sentence."""
-        keys = memory if self.key_proj is None else self.key_proj(memory)
-        return keys, self.context_proj(memory)
-
-    def scoring(self) -> dict:
-        """How queries and keys are compared, in the words of `attention_recurrence`."""
-        query_weight = None if self.query_proj is None else weight_and_bias(self.query_proj)[0]
-        if isinstance(self.score, AdditiveScore):
-            energy = weight_and_bias(self.score.energy)[0].squeeze(0)
-            return {"score": "additive", "query_weight": query_weight, "energy": energy}
-        return {"score": "dot", "query_weight": query_weight, "scale": self.score.scale}
-
-    def forward(self, states: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return attentional vectors (B, T, D) and weights (B, T, S) for the states (B, T, D) of all steps at once."""
-        query = states if self.query_proj is None else self.query_proj(states)
-        if isinstance(self.score, AdditiveScore):
-            energy = weight_and_bias(self.score.energy)[0].squeeze(0)
-            context, weights = parallel_additive_attention(query, keys, energy, mask, values)
-        else:
-            context, weights = attend(self.score(query, keys), values, mask.unsqueeze(1))
-        return torch.tanh(self.state_proj(states) + context), weights
-
-
-class GenaiRNNAttentionLayer(GenaiRNNLayer):
-    """A layer whose cell takes in what attention found: the context itself, or the last attentional vector (feeding)."""
-
-    def __init__(self, config: GenaiRNNConfig):
-        super().__init__(config.cell_type, config.embedding_size, config.hidden_size)
-        self.attention = GenaiRNNAttention(config)
-        gates = GATES[config.cell_type] * config.hidden_size
-        self.input_feeding = config.input_feeding
-        source_size = config.hidden_size if config.input_feeding else config.encoder_hidden_size
-        self.feed_proj = nn.Linear(source_size, gates, bias=False)
-
-    def project(self, memory: Tensor) -> tuple[Tensor, ...]:
-        """Return keys, values and, before the cell, the gates (B, S, G) that each source place would give."""
-        projected = self.attention.project(memory)
-        return projected if self.input_feeding else (*projected, self.feed_proj(memory))
-
-    def forward(self, hidden_states: Tensor, start: Tensor, memory: tuple[Tensor, ...], mask: Tensor) -> tuple:
-        """Return states (B, T, N, D), attentional vectors (B, T, D) and weights (B, T, S).
-
-        Args:
-            hidden_states: (B, T, embedding_size).
-            start: (B, N, D); with feeding (B, N + 1, D), the last attentional vector behind the state.
-            memory: what `project` returned.
-            mask: bool (B, S).
-        """
-        gates, (weight, bias) = self.input_proj(hidden_states), weight_and_bias(self.hidden_proj)
-        scoring, (keys, values, *context_gates) = self.attention.scoring(), memory
-        if self.input_feeding:
-            return attention_recurrence(
-                *(gates, start[:, :-1], weight, bias, self.cell_type),
-                **scoring,
-                keys=keys,
-                mask=mask,
-                values=values,
-                feed=start[:, -1],
-                feed_weight=weight_and_bias(self.feed_proj)[0],
-                readout_weight=weight_and_bias(self.attention.state_proj)[0],
-            )
-        states, _, weights = attention_recurrence(
-            *(gates, start, weight, bias, self.cell_type),
-            **scoring,
-            keys=keys,
-            mask=mask,
-            context_gates=context_gates[0],
-        )
-        return states, torch.tanh(self.attention.state_proj(states[:, :, 0]) + weights @ values), weights
 
 
 class GenaiRNNPreTrainedModel(PreTrainedModel):
@@ -216,34 +74,35 @@ class GenaiRNNPreTrainedModel(PreTrainedModel):
         (encoder or self.base_model.decoder).embed_tokens = value
 
     def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True):
-        """Resize the embeddings; with two vocabularies, the encoder's (see `resize_decoder_token_embeddings`)."""
+        """Resize the embeddings of both sides or, of a model with two vocabularies, the encoder's."""
         if not self.config.is_encoder_decoder or self.config.share_encoder_decoder_embeddings:
-            embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
-            self.config.decoder_vocab_size = self.config.vocab_size
-            return embeddings
+            return super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         resized = self._get_resized_embeddings(
             self.get_input_embeddings(), new_num_tokens, pad_to_multiple_of, mean_resizing
         )
         self.set_input_embeddings(resized)
-        self.config.vocab_size = resized.num_embeddings
+        if self.config.source_vocab_size is None:
+            self.resize_decoder_token_embeddings(resized.num_embeddings)
+        else:
+            self.config.source_vocab_size = resized.num_embeddings
         return resized
 
     def resize_decoder_token_embeddings(self, new_num_tokens: int) -> nn.Embedding:
-        """Resize the decoder's embeddings, and the head, of a model with two vocabularies.
+        """Resize the decoder's embeddings, and the head, of a model with two embedding tables.
 
         Raises:
-            ValueError: if both sides share one vocabulary; `resize_token_embeddings` is for those.
+            ValueError: if there is one table; `resize_token_embeddings` is for that.
         """
         if not self.config.is_encoder_decoder or self.config.share_encoder_decoder_embeddings:
-            raise ValueError("this model has one vocabulary: use resize_token_embeddings")
+            raise ValueError("this model has one embedding table: use resize_token_embeddings")
         decoder, head = self.base_model.decoder, self.get_output_embeddings()
         decoder.embed_tokens = self._get_resized_embeddings(decoder.embed_tokens, new_num_tokens)
+        self.config.vocab_size = decoder.embed_tokens.num_embeddings
         if head is not None and not self.config.tie_word_embeddings:
             self.set_output_embeddings(self._get_resized_lm_head(head, new_num_tokens))
-        self.config.decoder_vocab_size = decoder.embed_tokens.num_embeddings
-        self.tie_weights()
-        if head is not None:
-            self.get_output_embeddings().out_features = self.config.decoder_vocab_size
+        elif head is not None:
+            self.tie_weights()
+            head.out_features = self.config.vocab_size
         return decoder.embed_tokens
 
     def save_pretrained(self, save_directory, **kwargs):
@@ -260,7 +119,9 @@ class GenaiRNNEncoder(GenaiRNNPreTrainedModel):
 
     def __init__(self, config: GenaiRNNConfig):
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size, config.pad_token_id)
+        self.embed_tokens = nn.Embedding(
+            config.source_vocab_size or config.vocab_size, config.embedding_size, config.pad_token_id
+        )
         self.dropout = nn.Dropout(config.dropout)
         self.directions = ["left_to_right", "right_to_left"] if config.bidirectional_encoder else ["left_to_right"]
         if config.reverse_source:
@@ -331,7 +192,7 @@ class GenaiRNNDecoder(GenaiRNNPreTrainedModel):
         shared = translates and config.share_encoder_decoder_embeddings
         # Sharing the encoder's table means having none here: the vectors come in from GenaiRNNModel.
         self.embed_tokens = (
-            None if shared else nn.Embedding(config.decoder_vocab_size, config.embedding_size, config.pad_token_id)
+            None if shared else nn.Embedding(config.vocab_size, config.embedding_size, config.pad_token_id)
         )
         self.dropout = nn.Dropout(config.dropout)
         attends = translates and config.attention_type != "none"
@@ -361,10 +222,7 @@ class GenaiRNNDecoder(GenaiRNNPreTrainedModel):
     def start(self, batch: Tensor, summary: Tensor | None) -> list[Tensor]:
         """Return each layer's state (B, N, D) before the first token: made from the source, or zeros."""
         shape = (len(batch), len(self.layers), self.slots, self.config.hidden_size)
-        if self.bridge is None:
-            states = batch.new_zeros(shape)
-        else:
-            states = torch.tanh(self.bridge(summary)).view(shape)
+        states = batch.new_zeros(shape) if self.bridge is None else torch.tanh(self.bridge(summary)).view(shape)
         starts = list(states.unbind(1))
         if self.config.input_feeding and self.bridge is not None:
             starts[0] = torch.cat([starts[0], torch.zeros_like(starts[0][:, :1])], dim=1)
@@ -457,7 +315,9 @@ class GenaiRNNDecoder(GenaiRNNPreTrainedModel):
         return memory
 
 
-def embed(ids_name: str, ids: Tensor | None, embeds_name: str, embeds: Tensor | None, table: nn.Embedding | None) -> Tensor:
+def embed(
+    ids_name: str, ids: Tensor | None, embeds_name: str, embeds: Tensor | None, table: nn.Embedding | None
+) -> Tensor:
     """Return the vectors (B, T, embedding_size) of token ids, or those that came instead of ids."""
     if (ids is None) == (embeds is None):
         raise ValueError(f"give either {ids_name} or {embeds_name}, not {'both' if ids is not None else 'neither'}")
@@ -470,7 +330,8 @@ def embed(ids_name: str, ids: Tensor | None, embeds_name: str, embeds: Tensor | 
 
 
 class GenaiRNNModel(GenaiRNNPreTrainedModel):
-    """The encoder-decoder without a head; with `is_encoder_decoder=False` its encoder, or (`is_decoder=True`) decoder, alone."""
+    """The encoder-decoder without a head; with `is_encoder_decoder=False` its encoder, or (`is_decoder=True`) decoder,
+    alone."""
 
     def __init__(self, config: GenaiRNNConfig):
         super().__init__(config)
@@ -482,7 +343,9 @@ class GenaiRNNModel(GenaiRNNPreTrainedModel):
 
     def new_cache(self) -> Cache:
         cache = DynamicCache(config=self.config)
-        return EncoderDecoderCache(cache, DynamicCache(config=self.config)) if self.config.is_encoder_decoder else cache
+        return (
+            EncoderDecoderCache(cache, DynamicCache(config=self.config)) if self.config.is_encoder_decoder else cache
+        )
 
     @can_return_tuple
     @merge_with_config_defaults
@@ -506,16 +369,18 @@ class GenaiRNNModel(GenaiRNNPreTrainedModel):
         Args:
             input_ids: source token ids (B, S), 0 to vocab_size - 1; or inputs_embeds (B, S, embedding_size).
             attention_mask: (B, S), 1 for a real token and 0 for padding, on either side.
-            decoder_input_ids: target token ids (B, T), or decoder_inputs_embeds (B, T, embedding_size); without either,
-                the source shifted right, as in BART.
+            decoder_input_ids: target token ids (B, T), or decoder_inputs_embeds (B, T, embedding_size); without
+                either, the source shifted right, as in BART.
             encoder_outputs: what the encoder returned before, instead of input_ids.
             past_key_values: an `EncoderDecoderCache` of an earlier call that this one goes on from.
 
         Returns:
-            `Seq2SeqModelOutput`; cross_attentions holds one tensor of weights (B, 1, T, S), as one layer looks at the source.
+            `Seq2SeqModelOutput`; cross_attentions holds one tensor of weights (B, 1, T, S), as one layer looks at the
+            source.
 
         Raises:
-            ValueError: for ids outside the vocabulary, an empty batch, a mask of another shape or with an all-padding row.
+            ValueError: for ids outside the vocabulary, an empty batch, a mask of another shape or with an all-padding
+                row.
         """
         options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         if use_cache and past_key_values is None and hasattr(self, "decoder"):
@@ -524,13 +389,17 @@ class GenaiRNNModel(GenaiRNNPreTrainedModel):
             if not self.config.is_decoder:
                 return self.encoder(input_ids, attention_mask, inputs_embeds, return_dict=True, **options)
             outputs = self.decoder(
-                *(input_ids, attention_mask, None, None, None, past_key_values, inputs_embeds), return_dict=True, **options
+                *(input_ids, attention_mask, None, None, None, past_key_values, inputs_embeds),
+                return_dict=True,
+                **options,
             )
             return BaseModelOutputWithPast(outputs.last_hidden_state, outputs.past_key_values, outputs.hidden_states)
 
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             if input_ids is None:
-                raise ValueError("give decoder_input_ids or decoder_inputs_embeds: there are no input_ids to shift right")
+                raise ValueError(
+                    "give decoder_input_ids or decoder_inputs_embeds: there are no input_ids to shift right"
+                )
             decoder_input_ids = self.shift_right(input_ids)
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids, attention_mask, inputs_embeds, return_dict=True, **options)
@@ -565,13 +434,13 @@ class GenaiRNNModel(GenaiRNNPreTrainedModel):
         return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
 
 
-class GenaiRNNHeadModel(GenaiRNNPreTrainedModel, GenerationMixin):
+class GenaiRNNHeadModel(GenaiRNNPreTrainedModel):
     """What the two generating models share: the scores over the vocabulary, and their loss."""
 
     def __init__(self, config: GenaiRNNConfig):
         super().__init__(config)
         self.model = GenaiRNNModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.decoder_vocab_size, bias=False)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.lm_head._genai_is_head = True
         self.dropout = nn.Dropout(config.dropout)
         side = "encoder" if config.is_encoder_decoder and config.share_encoder_decoder_embeddings else "decoder"
@@ -584,7 +453,8 @@ class GenaiRNNHeadModel(GenaiRNNPreTrainedModel, GenerationMixin):
         Args:
             hidden: (B, T, D).
             labels: (B, T), the next token at each place; -100 where there is none to predict.
-            skip_logits: None: in training with labels, where all the logits at once would be the largest tensor by far.
+            skip_logits: None: in training with labels, where all the logits at once would be the largest tensor by
+                far.
         """
         hidden = self.dropout(hidden)
         if skip_logits is None:
@@ -605,12 +475,16 @@ class GenaiRNNHeadModel(GenaiRNNPreTrainedModel, GenerationMixin):
             return None, logits
         if not label_smoothing:
             loss = self.loss_function(
-                logits=logits, labels=None, shift_labels=labels, vocab_size=self.config.decoder_vocab_size, **kwargs
+                logits=logits,
+                labels=None,
+                shift_labels=labels.contiguous(),
+                vocab_size=self.config.vocab_size,
+                **kwargs,
             )
         return loss, logits
 
 
-class GenaiRNNForConditionalGeneration(GenaiRNNHeadModel):
+class GenaiRNNForConditionalGeneration(GenaiRNNHeadModel, GenerationMixin):
     """Translation and its kin: text in, text out."""
 
     _auto_class = "AutoModelForSeq2SeqLM"
@@ -646,13 +520,15 @@ class GenaiRNNForConditionalGeneration(GenaiRNNHeadModel):
         """As `GenaiRNNModel`, and predict the next token.
 
         Args:
-            labels: (B, T) target ids, -100 where none is to be predicted; the decoder's input is made from them (shifted
-                right) unless it is given.
-            skip_logits: return the loss without the logits, which are then never all in memory. None: in training, yes.
-            label_smoothing: share of the probability that the target spreads over the vocabulary (Szegedy et al. 2016).
+            labels: (B, T) target ids, -100 where none is to be predicted; the decoder's input is made from them
+                (shifted right) unless it is given.
+            skip_logits: return the loss without the logits, which are then never all in memory. None: in training,
+                yes.
+            label_smoothing: share of the probability that the target spreads over the vocabulary (Szegedy et al.
+                2016).
         """
         if labels is not None:
-            check_labels(labels, self.config.decoder_vocab_size)
+            check_labels(labels, self.config.vocab_size)
             if decoder_input_ids is None and decoder_inputs_embeds is None:
                 decoder_input_ids = self.model.shift_right(labels)
             use_cache = False if self.training else use_cache
@@ -669,7 +545,7 @@ class GenaiRNNForConditionalGeneration(GenaiRNNHeadModel):
         )
 
 
-class GenaiRNNForCausalLM(GenaiRNNHeadModel):
+class GenaiRNNForCausalLM(GenaiRNNHeadModel, GenerationMixin):
     """A recurrent language model: the decoder alone."""
 
     _auto_class = "AutoModelForCausalLM"

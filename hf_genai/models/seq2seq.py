@@ -1,4 +1,5 @@
-"""What encoder-decoders share: the start of the decoder's input, the loss over a large vocabulary, checks of the input."""
+"""What encoder-decoders share: the start of the decoder's input, the loss over a large vocabulary, checks of the
+input."""
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +27,9 @@ def shift_tokens_right(labels: Tensor, pad_token_id: int, decoder_start_token_id
 def weight_and_bias(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
     """Return the matrix (out, in) and the vector (out,) that a linear map applies.
 
-    A plain `nn.Linear` hands out its parameters. Anything that took its place (a LoRA adapter, a quantised layer) is asked
-    what it does to the unit vectors, so that code which needs the matrix itself works with it too, gradients included.
+    A plain `nn.Linear` hands out its parameters. Anything that took its place (a LoRA adapter, a quantised layer) is
+    asked what it does to the unit vectors, so that code which needs the matrix itself works with it too, gradients
+    included.
     """
     if type(linear) is nn.Linear:
         return linear.weight, linear.bias
