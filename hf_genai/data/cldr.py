@@ -1,0 +1,315 @@
+"""Translation pairs composed at run time from Unicode CLDR, the locale data that Babel carries.
+
+Every part (the name of a month, "{0} kilometres", "il y a {0} ans", "Côte d'Ivoire") was translated by people for
+CLDR; which parts stand together is drawn by rule. So the pairs are synthetic combinations of human translations: word
+order, plurals, articles, list commas and number formats really change between languages, but nobody wrote the phrases.
+
+Reference: Unicode CLDR, https://cldr.unicode.org (Unicode licence), through Babel (BSD-3-Clause).
+"""
+
+import datetime
+import difflib
+import hashlib
+import random
+from collections.abc import Sequence
+from functools import cache
+
+from babel import Locale, UnknownLocaleError, localedata
+from babel.dates import format_date, format_time, format_timedelta, get_datetime_format
+from babel.lists import format_list
+from babel.numbers import format_currency, get_currency_name
+from babel.units import format_compound_unit, format_unit
+
+KINDS = ("date", "moment", "relative", "measure", "rate", "money", "countries", "languages", "mixture")
+# Names are many, and each must be met a few times to be learned.
+_WEIGHTS = {"countries": 2, "languages": 2}
+
+_SECONDS = {"minute": 60, "hour": 3600, "day": 86400, "week": 604800, "month": 2592000, "year": 31536000}
+_UNITS = """angle-degree area-hectare area-square-kilometer area-square-meter digital-gigabyte digital-megabyte
+duration-day duration-hour duration-minute duration-month duration-week duration-year energy-kilowatt-hour
+length-centimeter length-foot length-inch length-kilometer length-meter length-mile length-millimeter mass-gram
+mass-kilogram mass-pound mass-tonne power-kilowatt power-watt speed-kilometer-per-hour speed-mile-per-hour
+temperature-celsius temperature-fahrenheit volume-cubic-meter volume-liter"""
+_RATED = "digital-megabyte energy-kilowatt-hour length-kilometer length-meter mass-kilogram volume-liter"
+_PER = "duration-day duration-hour duration-minute duration-month duration-week duration-year"
+_RATES = [(unit, per) for unit in _RATED.split() for per in _PER.split()]
+_RATES += [(unit, "area-square-meter") for unit in ("energy-kilowatt-hour", "mass-kilogram", "volume-liter")]
+_CURRENCIES = """AUD BRL CAD CHF CNY CZK DKK EGP EUR GBP HUF IDR ILS INR JPY KES KRW MXN NGN NOK NZD PHP PLN RON RUB
+SEK THB TRY UAH USD VND ZAR"""
+_PARTS_OF_A_MIXTURE = ("relative", "measure", "rate", "money")
+
+# Each combination belongs to one split for good, whatever the seed, the sizes or the languages.
+_BUCKETS = 20
+_BUCKET_OF = {"test": 0, "validation": 1}
+_GIVE_UP_AFTER = (
+    3000  # draws of one kind refused in a row: 20 to hit a bucket of 1 in 20, 150 to meet a new combination
+)
+
+_PLAIN = str.maketrans(
+    {
+        "\u00a0": " ",
+        "\u202f": " ",
+        "\u2009": " ",
+        "\u2019": "'",
+        "\u02bc": "'",
+        "\u200e": None,
+        "\u200f": None,
+        "\u061c": None,
+    }
+)
+
+
+def plain_text(text: str) -> str:
+    """Return `text` as people type it.
+
+    No-break and thin spaces (U+00A0, U+202F, U+2009) become a space, the typographic apostrophes (U+2019, U+02BC)
+    become ', and the invisible direction marks (U+200E, U+200F, U+061C) go.
+    """
+    return text.translate(_PLAIN)
+
+
+@cache
+def _root_units() -> dict:
+    return localedata.load("root")["unit_patterns"]
+
+
+class _Draws:
+    """Integers from `random.Random.random`, the one method whose sequence Python promises to keep across versions."""
+
+    def __init__(self, seed: str):
+        self._random = random.Random(seed).random
+
+    def below(self, limit: int) -> int:
+        return int(self._random() * limit)
+
+    def choice(self, values: Sequence):
+        return values[self.below(len(values))]
+
+    def distinct(self, values: Sequence, count: int) -> tuple:
+        chosen: dict = {}
+        while len(chosen) < count:
+            chosen[self.choice(values)] = None
+        return tuple(chosen)
+
+
+class _Speaker:
+    """Says a combination in one language: a tuple of a kind and what fills it, which is the same in every language."""
+
+    def __init__(self, identifier: str):
+        self.locale = _locale(identifier)
+        self.length = {unit: length for unit in f"{_UNITS} {_RATED}".split() if (length := self._length(unit))}
+        self.rates = [(unit, per) for unit, per in _RATES if self._has_rate(unit, per)]
+        self.currencies = [code for code in _CURRENCIES.split() if get_currency_name(code, 5, self.locale) != code]
+        self.names = {
+            "countries": {k: v for k, v in self.locale.territories.items() if len(k) == 2 and k.isalpha()},
+            "languages": {k: v for k, v in self.locale.languages.items() if len(k) == 2},
+        }
+        past = self.relative("day", -5)
+        self.has_relative = past not in (self.relative("day", 5), "-5 d", "-5 day")
+        self.has_dates = not self.locale.months["format"]["wide"][1].startswith("M0")
+
+    def _length(self, unit: str) -> str | None:
+        """Return "long" or, where the language spells no long form, its own "short" one; None where it has neither."""
+        patterns = localedata.load(str(self.locale))["unit_patterns"].get(unit, {})
+        for length in ("long", "short"):
+            if "other" in patterns.get(length, {}) and patterns[length] != _root_units().get(unit, {}).get(length):
+                return length
+        return None
+
+    def _has_rate(self, unit: str, per: str) -> bool:
+        if self.length.get(unit) != "long":
+            return False
+        text = self.rate(unit, per, 5)
+        return unit not in text and per not in text  # Babel falls back on the identifier
+
+    def say(self, combination: tuple) -> str:
+        kind, *filling = combination
+        return plain_text(getattr(self, kind)(*filling))
+
+    def date(self, style: str, ordinal: int) -> str:
+        return format_date(datetime.date.fromordinal(ordinal), style, self.locale)
+
+    def moment(self, style: str, ordinal: int, minutes: int) -> str:
+        time = format_time(datetime.time(*divmod(minutes, 60)), "short", locale=self.locale)
+        pattern = str(get_datetime_format("long", locale=self.locale)).replace("'", "")
+        return pattern.replace("{0}", time).replace("{1}", self.date(style, ordinal))
+
+    def relative(self, unit: str, count: int) -> str:
+        delta = datetime.timedelta(seconds=_SECONDS[unit] * count)
+        # A threshold out of reach keeps the unit: 45 days stay days.
+        return format_timedelta(
+            delta,
+            granularity=unit,  # type: ignore[arg-type]
+            threshold=1e9,
+            add_direction=True,
+            locale=self.locale,
+        )
+
+    def measure(self, unit: str, value: float) -> str:
+        return format_unit(value, unit, self.length[unit], locale=self.locale)  # type: ignore[arg-type]
+
+    def rate(self, unit: str, per: str, value: float) -> str:
+        return format_compound_unit(value, unit, denominator_unit=per, length="long", locale=self.locale) or ""
+
+    def money(self, currency: str, value: int) -> str:
+        return format_currency(
+            value, currency, locale=self.locale, format_type="name", currency_digits=False, decimal_quantization=False
+        )
+
+    def countries(self, codes: tuple[str, ...], style: str) -> str:
+        return self._list([self.names["countries"][code] for code in codes], style)
+
+    def languages(self, codes: tuple[str, ...], style: str) -> str:
+        return self._list([self.names["languages"][code] for code in codes], style)
+
+    def mixture(self, parts: tuple[tuple, ...], style: str) -> str:
+        return self._list([self.say(part) for part in parts], style)
+
+    def _list(self, parts: list[str], style: str) -> str:
+        return format_list(parts, style=style, locale=self.locale)  # type: ignore[arg-type]
+
+
+class CldrPairs:
+    """Draws translation pairs of two languages.
+
+    Args:
+        source_language: a Babel identifier such as "en", "pt_BR" or "zh_Hant".
+        target_language: another one.
+        kinds: which of `KINDS` to draw, lists of names twice as often as the others. A kind that CLDR lacks in either
+            language is left out and named in `missing_kinds`.
+
+    Raises:
+        ValueError: an unknown language (the nearest known ones are named), twice the same one, an unknown kind, or two
+            languages for which CLDR has none of the kinds.
+    """
+
+    def __init__(self, source_language: str, target_language: str, kinds: Sequence[str] = KINDS):
+        if unknown := [kind for kind in kinds if kind not in KINDS]:
+            raise ValueError(f"kinds: unknown {unknown}; allowed: {', '.join(KINDS)}")
+        self._speakers = (_Speaker(source_language), _Speaker(target_language))
+        one, two = self._speakers
+        if one.locale == two.locale:
+            raise ValueError(f"source_language and target_language are both {source_language!r}; take two languages")
+        self._units = sorted(one.length.keys() & two.length.keys())
+        self._rates = sorted(set(one.rates) & set(two.rates))
+        self._currencies = sorted(set(one.currencies) & set(two.currencies))
+        self._names = {what: sorted(one.names[what].keys() & two.names[what].keys()) for what in one.names}
+        dates = one.has_dates and two.has_dates
+        relative = one.has_relative and two.has_relative
+        has = {
+            "date": dates,
+            "moment": dates,
+            "relative": relative,
+            "measure": bool(self._units),
+            "rate": bool(self._rates),
+            "money": bool(self._currencies),
+            "countries": len(self._names["countries"]) >= 20,
+            "languages": len(self._names["languages"]) >= 20,
+        }
+        self._parts = [kind for kind in _PARTS_OF_A_MIXTURE if has[kind]]
+        has["mixture"] = len(self._parts) >= 2
+        self.kinds = tuple(kind for kind in kinds if has[kind])
+        self.missing_kinds = tuple(kind for kind in kinds if not has[kind])
+        if not self.kinds:
+            raise ValueError(
+                f"CLDR has none of {', '.join(kinds)} in both {source_language!r} and {target_language!r}; "
+                "take languages that it covers well, such as en, fr, de, es, ja, ar, ru, zh"
+            )
+
+    def draw(
+        self, num_train: int, num_validation: int, num_test: int, seed: int = 0
+    ) -> dict[str, list[tuple[str, str]]]:
+        """Return pairs (source, target) by split; equal arguments give equal pairs, in any process and Python.
+
+        No source and no target text occurs twice, in one split or in two. A hash of the combination decides its split
+        (18 of 20 train), so a combination once held out is never trained on, under any seed, size or languages.
+        Validation and test do not depend on `num_train`.
+
+        Raises:
+            ValueError: more pairs asked for than there are, with the number that there are.
+        """
+        sources: set[str] = set()
+        targets: set[str] = set()
+        result = {}
+        for split, size in (("test", num_test), ("validation", num_validation), ("train", num_train)):
+            draws, kinds, refused = _Draws(f"{seed}:{split}"), list(self.kinds), dict.fromkeys(self.kinds, 0)
+            pairs: list[tuple[str, str]] = []
+            while len(pairs) < size:
+                if not kinds:
+                    raise ValueError(
+                        f"num_{split}={size}: only {len(pairs)} distinct pairs of the kinds {', '.join(self.kinds)} "
+                        "found; ask for fewer or allow more kinds"
+                    )
+                kind = draws.choice([kind for kind in kinds for _ in range(_WEIGHTS.get(kind, 1))])
+                combination = getattr(self, f"_draw_{kind}")(draws)
+                if _split_of(combination) == split:
+                    source, target = (speaker.say(combination) for speaker in self._speakers)
+                    if source not in sources and target not in targets:
+                        sources.add(source)
+                        targets.add(target)
+                        pairs.append((source, target))
+                        refused[kind] = 0
+                        continue
+                refused[kind] += 1
+                if refused[kind] == _GIVE_UP_AFTER:
+                    kinds.remove(kind)
+            result[split] = pairs
+        return {split: result[split] for split in ("train", "validation", "test")}
+
+    def _draw_date(self, draws: _Draws) -> tuple:
+        return "date", draws.choice(("full", "long")), 693_961 + draws.below(73_000)  # from 1901 on, 200 years
+
+    def _draw_moment(self, draws: _Draws) -> tuple:
+        _, style, ordinal = self._draw_date(draws)
+        return "moment", style, ordinal, 5 * draws.below(288)
+
+    def _draw_relative(self, draws: _Draws) -> tuple:
+        return "relative", draws.choice(tuple(_SECONDS)), draws.choice((-1, 1)) * (1 + draws.below(99))
+
+    def _draw_measure(self, draws: _Draws) -> tuple:
+        return "measure", draws.choice(self._units), self._value(draws)
+
+    def _draw_rate(self, draws: _Draws) -> tuple:
+        return "rate", *draws.choice(self._rates), self._value(draws)
+
+    def _draw_money(self, draws: _Draws) -> tuple:
+        return "money", draws.choice(self._currencies), 1 + draws.below(20_000 if draws.below(4) == 0 else 1000)
+
+    def _draw_countries(self, draws: _Draws) -> tuple:
+        return self._draw_names("countries", draws)
+
+    def _draw_languages(self, draws: _Draws) -> tuple:
+        return self._draw_names("languages", draws)
+
+    def _draw_names(self, what: str, draws: _Draws) -> tuple:
+        return what, draws.distinct(self._names[what], 2 + draws.below(3)), draws.choice(("standard", "or"))
+
+    def _draw_mixture(self, draws: _Draws) -> tuple:
+        parts = tuple(getattr(self, f"_draw_{draws.choice(self._parts)}")(draws) for _ in range(2))
+        return "mixture", parts, draws.choice(("standard", "or"))
+
+    @staticmethod
+    def _value(draws: _Draws) -> float:
+        """A whole number below 200 or, one time in four, tenths below 20: plurals depend on how it is written."""
+        return draws.below(200) if draws.below(4) else draws.below(200) / 10
+
+
+def _split_of(combination: tuple) -> str:
+    digest = hashlib.sha256(repr(combination).encode()).digest()
+    bucket = int.from_bytes(digest[:8], "big") % _BUCKETS
+    return next((split for split, b in _BUCKET_OF.items() if b == bucket), "train")
+
+
+def _locale(identifier: str) -> Locale:
+    try:
+        return Locale.parse(identifier)
+    except (UnknownLocaleError, ValueError):
+        known = localedata.locale_identifiers()
+        names = {name.lower(): code for code, name in Locale("en").languages.items() if code in known}
+        near = [names[name] for name in difflib.get_close_matches(identifier.lower(), names, 3)]
+        near = list(dict.fromkeys(near + difflib.get_close_matches(identifier, known, 6)))
+        languages = " ".join(sorted(code for code in known if "_" not in code))
+        raise ValueError(
+            f"language {identifier!r} is unknown to Babel; nearest: {', '.join(near) or 'none'}. "
+            f"Known, many also with a region such as pt_BR: {languages}"
+        ) from None

@@ -1,0 +1,349 @@
+"""Load a table of sentence pairs, judge its rows, hold out validation and test, and say where it all came from."""
+
+import hashlib
+import logging
+import numbers
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from babel import __version__ as babel_version
+from datasets import Dataset, DatasetDict, Features, Value, load_dataset
+
+from .cldr import CldrPairs
+from .readers import TABLES, Row, read_arrow, read_files, read_language_pack
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+DEFAULT_SHARE = 0.05
+CLDR_SIZES = {"train": 8000, "validation": 500, "test": 500}
+_FEATURES = Features({"source": Value("string"), "target": Value("string")})
+
+# How much of a set to hold out (0 for none), or the files or the Hub split that hold it.
+HeldOut = float | str | Path | Sequence[str | Path] | None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where pairs come from, for the model card."""
+
+    name: str
+    description: str
+    licence: str
+    origin: str  # package and version, address, or file names
+    languages: tuple[str, ...] = ()
+    synthetic: bool = False
+
+
+@dataclass
+class PairReport:
+    """Rows kept and rows left out, by split and reason. What a split was held out of counts as "train"."""
+
+    kept: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, dict[str, int]] = field(default_factory=lambda: {split: {} for split in SPLITS})
+
+    def add(self, split: str, reason: str, count: int = 1) -> None:
+        self.left_out[split][reason] = self.left_out[split].get(reason, 0) + count
+
+    def __str__(self) -> str:
+        lines = []
+        for split in SPLITS:
+            bad = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.left_out[split].items()))
+            lines.append(f"{split}: {self.kept.get(split, 0):,} pairs" + (f"; left out: {bad}" if bad else ""))
+        return "\n".join(lines)
+
+
+@dataclass
+class PairData:
+    """Three datasets with exactly the columns `source` and `target` (text), their report and their provenance."""
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+    report: PairReport
+    provenance: Provenance
+
+
+def load_pairs(
+    source: str | Path | Sequence[str | Path] = "cldr:en-fr",
+    *,
+    source_column: str = "source",
+    target_column: str = "target",
+    validation: HeldOut = None,
+    test: HeldOut = None,
+    train_size: int | None = None,
+    max_length_chars: int = 1000,
+    seed: int = 0,
+    config_name: str | None = None,
+    revision: str | None = None,
+    licence: str | None = None,
+    languages: tuple[str, str] | None = None,
+) -> PairData:
+    """Load sentence pairs.
+
+    Surrounding white space is taken off; else texts stay as they are. A row is left out, and counted in the report,
+    when a text is `missing`, `not_text`, `empty` or `too_long`, when the pair is a `duplicate` of an earlier one (not
+    in what is given as validation or test), when its source text is `held_out` in a later split, and for what its
+    reader found (`wrong_number_of_columns`, `untranslated`, `placeholder_or_markup`).
+
+    Args:
+        source: one of
+            - "cldr:en-fr": composed from Unicode CLDR in any two languages of Babel (see `cldr`);
+            - "jupyterlab:fr-FR": JupyterLab's own texts, from the package jupyterlab-language-pack-fr-FR or a sister;
+            - a .csv, .tsv, .jsonl or .parquet file, or a list of them;
+            - a list of two plain text files, source then target, whose lines correspond;
+            - the name of a dataset on the Hub, or a folder that `datasets.load_dataset` reads.
+        source_column, target_column: for tables; "en" also finds {"translation": {"en": ...}}.
+        validation, test: a number of pairs (int; 0 for none), a share of the set (0 < float < 1), file(s) like
+            `source`, or the name of a split on the Hub. None takes the Hub's own split, else holds out 5 % (500 pairs
+            of CLDR). Pairs are held out by a hash of the source text: no source text is in two splits, and the choice
+            is stable.
+        train_size: at most this many training pairs, drawn with `seed` (of CLDR, exactly so many; None is 8,000).
+        max_length_chars: longest text to keep, in characters.
+        seed: of CLDR's combinations and of `train_size`; it never moves a pair between splits.
+        config_name, revision: of a dataset on the Hub.
+        licence, languages: of your own files, for the card.
+
+    Raises:
+        ValueError: a source, file, column, split or size that is not there, or a split with no pair left.
+        ImportError: the language pack is not installed.
+    """
+    if max_length_chars < 1:
+        raise ValueError(f"max_length_chars must be at least 1, got {max_length_chars}")
+    if train_size is not None and train_size < 1:
+        raise ValueError(f"train_size must be at least 1 or None, got {train_size}")
+    held_out = {"validation": validation, "test": test}
+    for split, value in held_out.items():
+        _check_held_out(split, value)
+    columns = (source_column, target_column)
+    raw: dict[str, Iterable[Row]]
+    if isinstance(source, str) and source.startswith("cldr:"):
+        raw, provenance = _cldr(source, held_out, train_size, seed)
+        held_out = {split: None if raw[split] else 0 for split in held_out}
+        raw = {split: rows for split, rows in raw.items() if rows}
+    elif isinstance(source, str) and source.startswith("jupyterlab:"):
+        raw, provenance = _jupyterlab(source)
+    elif (paths := _paths(source)) is not None:
+        raw = {"train": read_files(paths, *columns)}
+        name = ", ".join(path.name for path in paths)
+        provenance = Provenance(name, f"Sentence pairs from {name}.", licence or "not stated", name, languages or ())
+    else:
+        raw, provenance = _hub(str(source), columns, held_out, config_name, revision, licence, languages)
+    for split, value in held_out.items():
+        if value is not None and not isinstance(value, numbers.Real):
+            files = [value] if isinstance(value, (str, Path)) else list(value)  # type: ignore[arg-type]
+            if split not in raw:
+                raw[split] = read_files([Path(file).expanduser() for file in files], *columns)
+            held_out[split] = None
+    return _finish(raw, held_out, train_size, max_length_chars, seed, provenance)
+
+
+def _finish(
+    raw: dict[str, Iterable[Row]],
+    held_out: dict[str, Any],
+    train_size: int | None,
+    max_length_chars: int,
+    seed: int,
+    provenance: Provenance,
+) -> PairData:
+    report = PairReport()
+    kept = {split: _judge(rows, split, max_length_chars, report) for split, rows in raw.items()}
+    for split, against in (("validation", ("test",)), ("train", ("validation", "test"))):
+        taken = {source for other in against for source, _ in kept.get(other, ())}
+        before = kept.get(split, [])
+        kept_now = [pair for pair in before if pair[0] not in taken]
+        if len(kept_now) < len(before):
+            report.add(split, "held_out", len(before) - len(kept_now))
+            kept[split] = kept_now
+    if not kept["train"]:
+        raise ValueError(f"{provenance.name}: no pair is left to train on.\n{report}")
+    kept |= _hold_out(kept["train"], {split: held_out[split] for split in ("validation", "test") if split not in kept})
+    if train_size is not None and len(kept["train"]) > train_size:
+        chosen = set(
+            sorted(range(len(kept["train"])), key=lambda i: _hash(f"{seed}:{i}:{kept['train'][i][0]}"))[:train_size]
+        )
+        kept["train"] = [pair for i, pair in enumerate(kept["train"]) if i in chosen]
+    report.kept = {split: len(kept[split]) for split in SPLITS}
+    for split in SPLITS:
+        if not kept[split] and (split in raw or held_out.get(split) != 0):
+            raise ValueError(f"{provenance.name}: no pair is left for {split}.\n{report}")
+    if any(report.left_out.values()):
+        logger.warning("%s: some rows were left out\n%s", provenance.name, report)
+    columns = {split: [list(texts) for texts in zip(*kept[split], strict=True)] or [[], []] for split in SPLITS}
+    data = {
+        split: Dataset.from_dict({"source": sources, "target": targets}, features=_FEATURES)
+        for split, (sources, targets) in columns.items()
+    }
+    return PairData(**data, report=report, provenance=provenance)
+
+
+def _judge(rows: Iterable[Row], split: str, max_length_chars: int, report: PairReport) -> list[tuple[str, str]]:
+    reasons: Counter[str] = Counter()
+    pairs: list[tuple[str, str]] = []
+    for row in rows:
+        reason = (
+            row if isinstance(row, str) else next(filter(None, (_flaw(text, max_length_chars) for text in row)), None)
+        )
+        if reason:
+            reasons[reason] += 1
+        else:
+            pairs.append((row[0].strip(), row[1].strip()))
+    if split == "train":
+        distinct = list(dict.fromkeys(pairs))
+        reasons["duplicate"] += len(pairs) - len(distinct)
+        pairs = distinct
+    for reason, count in reasons.items():
+        if count:
+            report.add(split, reason, count)
+    return pairs
+
+
+def _flaw(text: Any, max_length_chars: int) -> str | None:
+    if text is None or text != text:  # NaN, as pandas writes a missing text
+        return "missing"
+    if not isinstance(text, str):
+        return "not_text"
+    text = text.strip()
+    if not text:
+        return "empty"
+    if len(text) > max_length_chars:
+        return "too_long"
+    return None
+
+
+def _hold_out(pairs: list[tuple[str, str]], sizes: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """Hand out the source texts in the order of their hashes: first to test, then to validation, the rest to train."""
+    sources = sorted({source for source, _ in pairs}, key=_hash)
+    counts = Counter(source for source, _ in pairs)
+    split_of: dict[str, str] = {}
+    next_source = iter(sources)
+    for split in ("test", "validation"):
+        if split not in sizes:
+            continue
+        size = DEFAULT_SHARE if sizes[split] is None else sizes[split]
+        # At least one where a share was asked for: an empty split would fail much later, at its evaluation.
+        wanted = size if isinstance(size, int) else max(1, round(size * len(pairs)))
+        if wanted >= len(pairs) - len(split_of):
+            raise ValueError(
+                f"{split}={sizes[split]}: leaves nothing to train on; the set has {len(pairs)} good pairs"
+            )
+        got = 0
+        while got < wanted and (source := next(next_source, None)) is not None:
+            split_of[source] = split
+            got += counts[source]
+    result: dict[str, list[tuple[str, str]]] = {split: [] for split in ("train", *sizes)}
+    for pair in pairs:
+        result[split_of.get(pair[0], "train")].append(pair)
+    return result
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def _check_held_out(split: str, value: HeldOut) -> None:
+    if isinstance(value, numbers.Real) and (
+        isinstance(value, bool) or value < 0 or (not isinstance(value, int) and not 0 < value < 1)
+    ):
+        raise ValueError(f"{split} must be a number of pairs, a share between 0 and 1, or file(s); got {value!r}")
+
+
+def _paths(source: str | Path | Sequence[str | Path]) -> list[Path] | None:
+    """Return the files meant by `source`, or None where it can only be a folder or a name on the Hub."""
+    if isinstance(source, (str, Path)):
+        path = Path(source).expanduser()
+        if path.is_dir():
+            return None
+        is_file = (
+            isinstance(source, Path)
+            or path.is_file()
+            or path.suffix.lower() in TABLES
+            or source[:1] in ("/", ".", "~")
+        )
+        return [path] if is_file else None
+    return [Path(path).expanduser() for path in source]
+
+
+def _cldr(source: str, held_out: dict[str, Any], train_size: int | None, seed: int) -> tuple[dict, Provenance]:
+    one, _, two = source.removeprefix("cldr:").partition("-")
+    sizes = dict(CLDR_SIZES, **({"train": train_size} if train_size else {}))
+    for split, value in held_out.items():
+        if value is not None and not isinstance(value, int):
+            raise ValueError(f"{split} must be a number of pairs with source={source!r}, got {value!r}")
+        sizes[split] = sizes[split] if value is None else value
+    generator = CldrPairs(one, two)
+    pairs = generator.draw(sizes["train"], sizes["validation"], sizes["test"], seed)
+    lacking = (
+        f" CLDR lacks in one of these languages: {', '.join(generator.missing_kinds)}."
+        if generator.missing_kinds
+        else ""
+    )
+    return pairs, Provenance(
+        name=f"Unicode CLDR combinations, {one}-{two}",
+        description=(
+            "Dates, times, measures, money, and lists of countries and languages. The parts are human translations "
+            "(Unicode CLDR through Babel); the combinations are composed by rule, and nobody wrote or checked these "
+            "phrases. Validation and test are combinations held out by a hash; no source and no target text of theirs "
+            f"occurs in training. Kinds: {', '.join(generator.kinds)}.{lacking}"
+        ),
+        licence="BSD-3-Clause (Babel), Unicode-3.0 (CLDR data)",
+        origin=f"Babel {babel_version} (PyPI), seed {seed}",
+        languages=(one, two),
+        synthetic=True,
+    )
+
+
+def _jupyterlab(source: str) -> tuple[dict, Provenance]:
+    locale = source.removeprefix("jupyterlab:")
+    rows, version = read_language_pack(locale)
+    return {"train": rows}, Provenance(
+        name=f"JupyterLab language pack, {locale}",
+        description="Texts of a real program, JupyterLab and its extensions, translated by volunteers.",
+        licence="BSD-3-Clause",
+        origin=f"jupyterlab-language-pack-{locale} {version} (PyPI)",
+        languages=("en", locale.split("-")[0]),
+    )
+
+
+def _hub(
+    source: str,
+    columns: tuple[str, str],
+    held_out: dict[str, Any],
+    config_name: str | None,
+    revision: str | None,
+    licence: str | None,
+    languages: tuple[str, str] | None,
+) -> tuple[dict, Provenance]:
+    if ":" in source:
+        raise ValueError(f"source={source!r}: unknown scheme; known: 'cldr:en-fr', 'jupyterlab:fr-FR'")
+    try:
+        splits = load_dataset(source, config_name, revision=revision)
+    except Exception as error:  # whatever datasets, its readers or the network raise
+        raise ValueError(
+            f"source={source!r} is neither built in ('cldr:en-fr', 'jupyterlab:fr-FR') nor a file here, and "
+            f"datasets.load_dataset could not open it: {error}"
+        ) from error
+    assert isinstance(splits, DatasetDict)
+    if "train" not in splits:
+        raise ValueError(f"{source} has no split 'train'; splits found: {', '.join(splits)}")
+    wanted = {"train": "train"}
+    for split, value in held_out.items():
+        if isinstance(value, str) and value in splits:
+            wanted[split] = value
+        elif value is None and split in splits:
+            wanted[split] = split
+    raw = {
+        split: read_arrow(splits[name].with_format("arrow")[:], *columns, where=f"{source}, split {name}")
+        for split, name in wanted.items()
+    }
+    info = splits["train"].info
+    return raw, Provenance(
+        name=source,
+        description=info.description.strip() or f"The dataset {source}.",
+        licence=licence or info.license or "not stated",
+        origin=info.homepage or f"{source}, revision {revision or 'newest'}",
+        languages=languages or (),
+    )

@@ -1,0 +1,218 @@
+"""Train a tokenizer on raw text and keep it as a stock fast tokenizer, which AutoTokenizer opens without this package.
+
+Special ids are the same for every kind: <pad> 0, <s> 1, </s> 2, <unk> 3. Every encoded text ends in </s>.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, try_to_load_from_cache
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+KINDS = ("byte_bpe", "unigram", "wordpiece", "word", "char")
+SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>"]
+TARGET_SUBFOLDER = "target_tokenizer"
+
+
+def train_tokenizer(
+    texts: Iterable[str],
+    kind: str = "byte_bpe",
+    vocab_size: int = 4000,
+    model_max_length: int = 512,
+) -> PreTrainedTokenizerFast:
+    """Train a tokenizer. Equal texts and arguments give a byte-equal `tokenizer.json`.
+
+    | kind      | pieces                                    | decoding gives back                                  |
+    |-----------|-------------------------------------------|------------------------------------------------------|
+    | byte_bpe  | merges of bytes (Sennrich et al. 2016)    | every text, exactly (up to NFC)                      |
+    | unigram   | likeliest pieces (Kudo 2018)              | exactly, but for characters never seen: <unk>        |
+    | char      | single code points                        | exactly, but for characters never seen: <unk>        |
+    | word      | words and runs of punctuation             | all but one leading space; words not kept: <unk>     |
+    | wordpiece | merges of characters within words (BERT)  | words and punctuation, spaced afresh; spaces are lost |
+
+    Args:
+        texts: the training texts; both sides of a table of pairs for a shared vocabulary.
+        kind: one of the above.
+        vocab_size: how many ids to make at most, specials included. Small texts support fewer: see `len(tokenizer)`.
+        model_max_length: ids, </s> included, at which the tokenizer truncates when asked to.
+
+    Raises:
+        ValueError: an unknown kind, no text, or a `vocab_size` too small for the alphabet and the special tokens.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    texts = [text for text in texts if text.strip()]
+    if not texts:
+        raise ValueError("texts holds no text to train on; pass an iterable of strings that are not empty")
+    backend = {"byte_bpe": _byte_bpe, "unigram": _unigram, "wordpiece": _wordpiece, "word": _word, "char": _char}[
+        kind
+    ](texts, vocab_size)
+    backend.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", SPECIAL_TOKENS.index("</s>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=model_max_length,
+        padding_side="right",
+        truncation_side="right",
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def save_tokenizers(
+    folder: str | Path, source: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase | None = None
+) -> None:
+    """Save the source tokenizer in `folder` and a target's of its own in the sub-folder `target_tokenizer`."""
+    source.save_pretrained(folder)
+    if target is not None and target is not source:
+        target.save_pretrained(Path(folder) / TARGET_SUBFOLDER)
+
+
+def load_tokenizers(
+    folder_or_repo: str | Path, **kwargs: Any
+) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
+    """Return the source and the target tokenizer of a model: the same object twice where they share a vocabulary.
+
+    Args:
+        folder_or_repo: a folder that `save_tokenizers` wrote, or a repository on the Hub.
+        **kwargs: passed to `AutoTokenizer.from_pretrained`, such as `revision` or `trust_remote_code`.
+    """
+    source = AutoTokenizer.from_pretrained(folder_or_repo, **kwargs)
+    if not _has_target(folder_or_repo, kwargs.get("revision")):
+        return source, source
+    if Path(folder_or_repo).is_dir():
+        return source, AutoTokenizer.from_pretrained(Path(folder_or_repo) / TARGET_SUBFOLDER, **kwargs)
+    return source, AutoTokenizer.from_pretrained(folder_or_repo, subfolder=TARGET_SUBFOLDER, **kwargs)
+
+
+def _has_target(folder_or_repo: str | Path, revision: str | None) -> bool:
+    name = f"{TARGET_SUBFOLDER}/tokenizer.json"
+    if Path(folder_or_repo).is_dir():
+        return (Path(folder_or_repo) / name).is_file()
+    # The cache answers without a network; a repository seen for the first time is asked.
+    if try_to_load_from_cache(str(folder_or_repo), name, revision=revision) is not None:
+        return True
+    try:
+        return HfApi().file_exists(str(folder_or_repo), name, revision=revision)
+    except OSError:  # offline: the root tokenizer came from the cache, and so would this one have
+        return False
+
+
+def _byte_bpe(texts: list[str], vocab_size: int) -> Tokenizer:
+    _check_size(vocab_size, 256, "bytes")
+    backend = Tokenizer(models.BPE())
+    backend.normalizer = normalizers.NFC()
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([_digits(), byte_level])
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=byte_level.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    return backend
+
+
+def _unigram(texts: list[str], vocab_size: int) -> Tokenizer:
+    backend = Tokenizer(models.Unigram())
+    _mark_spaces(backend, pre_tokenizers.Sequence([_digits(), pre_tokenizers.Split("▁", "merged_with_next")]))
+    alphabet = _alphabet(backend, texts)
+    _check_size(vocab_size, len(alphabet), "characters")
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, unk_token="<unk>", show_progress=False
+    )
+    backend.train_from_iterator(texts, trainer)
+    # The trainer sums in the order of a hash map: scores differ in the last digits between runs, and the characters
+    # that it keeps for coverage alone get floor, floor + 1e-4, ... in that order. Rounded, levelled, sorted, they
+    # agree.
+    vocab = json.loads(backend.to_str())["model"]["vocab"][len(SPECIAL_TOKENS) :]
+    floor = min(score for _, score in vocab)
+    covered = floor + 1e-4 * (len(alphabet) + 1)
+    pieces = [(piece, round(floor if len(piece) == 1 and score <= covered else score, 6)) for piece, score in vocab]
+    pieces.sort(key=lambda item: (-item[1], item[0]))
+    backend.model = models.Unigram(
+        [(token, 0.0) for token in SPECIAL_TOKENS] + pieces, unk_id=SPECIAL_TOKENS.index("<unk>")
+    )
+    return backend
+
+
+def _wordpiece(texts: list[str], vocab_size: int) -> Tokenizer:
+    backend = Tokenizer(models.WordPiece(unk_token="<unk>"))
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    alphabet = sorted(_alphabet(backend, texts))
+    # Given to the trainer as specials, the ## forms get fixed ids; else the order of a hash map would break ties.
+    inner = [f"##{character}" for character in alphabet]
+    _check_size(vocab_size, 2 * len(alphabet), "characters, at the start of a word and inside it")
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS + inner, initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(texts, trainer)
+    trained = Tokenizer(models.WordPiece(backend.get_vocab(), unk_token="<unk>"))
+    trained.normalizer, trained.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
+    trained.decoder = decoders.WordPiece(cleanup=True)
+    trained.add_special_tokens(SPECIAL_TOKENS)
+    return trained
+
+
+def _word(texts: list[str], vocab_size: int) -> Tokenizer:
+    _check_size(vocab_size, 1, "word")
+    backend = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    # A word carries the space before it ("▁word"), a mark may stand without: "word" and ",".
+    words = pre_tokenizers.Split(Regex(r"▁?[\p{L}\p{M}\p{N}_]+|▁?[^\p{L}\p{M}\p{N}_▁]+|▁"), "isolated")
+    _mark_spaces(backend, words)
+    trainer = trainers.WordLevelTrainer(vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, show_progress=False)
+    backend.train_from_iterator(texts, trainer)
+    return backend
+
+
+def _char(texts: list[str], vocab_size: int) -> Tokenizer:
+    counts = Counter(normalizers.NFC().normalize_str("".join(texts)))
+    _check_size(vocab_size, len(counts), "characters")
+    characters = sorted(counts, key=lambda character: (-counts[character], character))
+    backend = Tokenizer(
+        models.WordLevel({token: i for i, token in enumerate(SPECIAL_TOKENS + characters)}, unk_token="<unk>")
+    )
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    backend.decoder = decoders.Fuse()
+    backend.add_special_tokens(SPECIAL_TOKENS)
+    return backend
+
+
+def _mark_spaces(backend: Tokenizer, pre_tokenizer: pre_tokenizers.PreTokenizer) -> None:
+    """Write a space as ▁, and one before the text, so that a word looks the same at the start and inside; and back."""
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(" ", "▁"), normalizers.Prepend("▁")]
+    )
+    backend.pre_tokenizer = pre_tokenizer
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+
+
+def _digits() -> pre_tokenizers.PreTokenizer:
+    """Each digit stands alone, with the space before it: a number never seen can still be copied digit by digit."""
+    return pre_tokenizers.Split(Regex(r"[ ▁]?\p{Nd}"), "isolated")
+
+
+def _alphabet(backend: Tokenizer, texts: list[str]) -> set[str]:
+    normalize = backend.normalizer.normalize_str
+    return {c for text in texts for piece, _ in backend.pre_tokenizer.pre_tokenize_str(normalize(text)) for c in piece}
+
+
+def _check_size(vocab_size: int, alphabet: int, of: str) -> None:
+    least = alphabet + len(SPECIAL_TOKENS)
+    if vocab_size < least:
+        raise ValueError(
+            f"vocab_size ({vocab_size}) must be at least {least}: {alphabet} {of}, and {len(SPECIAL_TOKENS)} specials"
+        )
