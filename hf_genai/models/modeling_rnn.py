@@ -10,12 +10,14 @@ Read from the bottom up.
 """
 
 import copy
+import os
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_outputs import (
     BaseModelOutput,
     BaseModelOutputWithPast,
@@ -45,7 +47,6 @@ class GenaiRNNPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["GenaiRNNLayer", "GenaiRNNAttentionLayer"]
     _skip_keys_device_placement = ["past_key_values"]
     _supports_context_parallel = False
-    _auto_class = "AutoModel"
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -105,13 +106,19 @@ class GenaiRNNPreTrainedModel(PreTrainedModel):
             head.out_features = self.config.vocab_size
         return decoder.embed_tokens
 
-    def save_pretrained(self, save_directory, **kwargs):
-        """As in transformers; the saved code is named for every Auto class of the family, not for this class alone."""
+    def save_pretrained(self, save_directory, is_main_process: bool = True, **kwargs):
+        """As in transformers, with the code beside the weights and named for every Auto class of the family.
+
+        `register_for_auto_class` would name this class alone, and cost each step of `generate()` a look at signatures.
+        """
         module = GenaiRNNPreTrainedModel.__module__.rsplit(".", 1)[-1]
         self.config.auto_map = {
             auto_class: f"{module}.{name}" for auto_class, name in self.config.auto_classes.items()
         }
-        super().save_pretrained(save_directory, **kwargs)
+        if is_main_process and not os.path.isfile(save_directory):
+            os.makedirs(save_directory, exist_ok=True)
+            custom_object_save(self, save_directory)
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
 
 
 class GenaiRNNEncoder(GenaiRNNPreTrainedModel):
@@ -172,7 +179,7 @@ class GenaiRNNEncoder(GenaiRNNPreTrainedModel):
         if backward:
             inputs, mask = inputs.flip(1), None if mask is None else mask.flip(1)
         start = inputs.new_zeros(len(inputs), SLOTS[layer.cell_type], layer.hidden_proj.in_features)
-        (states,) = over_tokens(lambda tokens: [layer(tokens, start)], inputs, start, mask)
+        (states,) = over_tokens(lambda tokens: layer(tokens, start), inputs, start, mask)
         outputs = states[:, :, 0]  # (B, S, D): of an LSTM, h without c
         return outputs.flip(1) if backward else outputs
 
@@ -251,47 +258,30 @@ class GenaiRNNDecoder(GenaiRNNPreTrainedModel):
             encoder_summary: (B, encoder_hidden_size), the source in one vector; needed at the first step.
             past_key_values: the states so far; takes up those after the new tokens.
         """
-        vectors = embed("decoder_input_ids", input_ids, "decoder_inputs_embeds", inputs_embeds, self.embed_tokens)
-        hidden = self.dropout(vectors)
-        length = hidden.shape[1]
-        if attention_mask is not None:
-            attention_mask = attention_mask[:, -length:].bool()
         cache = getattr(past_key_values, "self_attention_cache", past_key_values)
         continues = cache is not None and cache.get_seq_length() > 0
+        vectors = (inputs_embeds, self.embed_tokens, not continues)
+        hidden = self.dropout(embed("decoder_input_ids", input_ids, "decoder_inputs_embeds", *vectors))
+        if attention_mask is not None:
+            attention_mask = attention_mask[:, -hidden.shape[1] :].bool()
         starts = [layer.state for layer in cache.layers] if continues else self.start(hidden, encoder_summary)
-        attends, memory, source_mask, weights = self.attention is not None, (), None, None
-        if attends or isinstance(self.layers[0], GenaiRNNAttentionLayer):
-            memory = self.remember(encoder_hidden_states, past_key_values)
-            source_mask = check_mask("attention_mask", encoder_attention_mask, *encoder_hidden_states.shape[:2])
-            if source_mask is None:
-                source_mask = hidden.new_ones(encoder_hidden_states.shape[:2], dtype=torch.bool)
-        everything = [hidden]
+        memory, source_mask = self.look_back(
+            encoder_hidden_states, encoder_attention_mask, encoder_summary, past_key_values
+        )
+        everything, weights = [hidden], None
         for index, (layer, start) in enumerate(zip(self.layers, starts, strict=True)):
-            if index:
-                hidden = self.dropout(hidden)
-            if isinstance(layer, GenaiRNNAttentionLayer):
-                state = start[:, : self.slots]
-                states, hidden, weights = over_tokens(
-                    lambda tokens, layer=layer, start=start: layer(tokens, start, memory, source_mask),
-                    *(hidden, state, attention_mask),
-                )
-                if layer.input_feeding:
-                    states = torch.cat([states, hidden.unsqueeze(2)], dim=2)
-                    if attention_mask is not None:  # padding before the first token keeps what was fed before, too
-                        seen = attention_mask.cumsum(1) > 0
-                        states = torch.where(seen[:, :, None, None], states, start.unsqueeze(1).to(states.dtype))
-            else:
-                extra = None if self.summary_proj is None or index else self.summary_proj(encoder_summary)
-                (states,) = over_tokens(
-                    lambda tokens, layer=layer, start=start, extra=extra: [layer(tokens, start, extra)],
-                    *(hidden, start, attention_mask),
-                )
-                hidden = states[:, :, 0]  # (B, T, D)
-                if attends and index + 1 == len(self.layers):
-                    hidden, weights = self.attention(hidden, *memory, source_mask)
+            source = memory if index == 0 and self.attention is None else ()
+            states, *found = over_tokens(
+                lambda tokens, layer=layer, start=start, source=source: layer(tokens, start, source, source_mask),
+                *(self.dropout(hidden) if index else hidden, start, attention_mask),
+            )
+            hidden, weights = found or (states[:, :, 0], weights)  # (B, T, D), (B, T, S)
             if cache is not None:
                 cache.update(states, None, index)
             everything.append(hidden)
+        if self.attention is not None:
+            hidden, weights = self.attention(hidden, *memory, source_mask)
+            everything[-1] = hidden
         wanted = self.config.output_attentions if output_attentions is None else output_attentions
         keep_all = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         return BaseModelOutputWithPastAndCrossAttentions(
@@ -301,22 +291,38 @@ class GenaiRNNDecoder(GenaiRNNPreTrainedModel):
             cross_attentions=(weights.unsqueeze(1),) if wanted and weights is not None else None,  # (B, 1, T, S)
         )
 
-    def remember(self, encoder_hidden_states: Tensor, past_key_values: Cache | None) -> tuple[Tensor, ...]:
-        """Return what attention needs of the source; with a cache it is computed at the first step alone."""
-        side = getattr(past_key_values, "cross_attention_cache", None)
+    def look_back(
+        self, source: Tensor | None, mask: Tensor | None, summary: Tensor | None, past: Cache | None
+    ) -> tuple:
+        """Return what the layers need of the source, projected, and its mask: with a cache, worked out once."""
+        if source is None:
+            return (), None
+        side = getattr(past, "cross_attention_cache", None)
         layer: RecurrentStateLayer | None = None if side is None else side.layers[0]
-        if layer is not None and past_key_values.is_updated.get(0):
-            return layer.memory
-        attention = self.attention if self.attention is not None else self.layers[0]
-        memory = attention.project(encoder_hidden_states)
+        if layer is not None and past.is_updated.get(0):
+            return layer.memory, layer.memory_mask
+        mask = check_mask("attention_mask", mask, *source.shape[:2])
+        mask = source.new_ones(source.shape[:2], dtype=torch.bool) if mask is None else mask
+        if self.attention is not None:
+            memory = self.attention.project(source)
+        elif self.summary_proj is not None:
+            memory = (self.summary_proj(summary).unsqueeze(1),)  # (B, 1, G)
+        else:
+            first = self.layers[0]
+            memory = first.project(source) if isinstance(first, GenaiRNNAttentionLayer) else ()
         if layer is not None:
-            layer.remember(*memory)
-            past_key_values.is_updated[0] = True
-        return memory
+            layer.remember(mask, *memory)
+            past.is_updated[0] = True
+        return memory, mask
 
 
 def embed(
-    ids_name: str, ids: Tensor | None, embeds_name: str, embeds: Tensor | None, table: nn.Embedding | None
+    ids_name: str,
+    ids: Tensor | None,
+    embeds_name: str,
+    embeds: Tensor | None,
+    table: nn.Embedding | None,
+    check: bool = True,
 ) -> Tensor:
     """Return the vectors (B, T, embedding_size) of token ids, or those that came instead of ids."""
     if (ids is None) == (embeds is None):
@@ -325,7 +331,8 @@ def embed(
         return embeds
     if table is None:
         raise ValueError(f"this decoder shares the encoder's embeddings and takes {embeds_name}, not {ids_name}")
-    check_ids(ids_name, ids, table.num_embeddings)
+    if check:
+        check_ids(ids_name, ids, table.num_embeddings)
     return table(ids)
 
 
@@ -411,7 +418,7 @@ class GenaiRNNModel(GenaiRNNPreTrainedModel):
         if decoder_input_ids is not None and self.config.share_encoder_decoder_embeddings:
             decoder_inputs_embeds = embed(
                 *("decoder_input_ids", decoder_input_ids, "decoder_inputs_embeds", decoder_inputs_embeds),
-                self.encoder.embed_tokens,
+                *(self.encoder.embed_tokens, past_key_values is None or past_key_values.get_seq_length() == 0),
             )
             decoder_input_ids = None
         source = encoder_outputs.last_hidden_state
@@ -487,8 +494,6 @@ class GenaiRNNHeadModel(GenaiRNNPreTrainedModel):
 class GenaiRNNForConditionalGeneration(GenaiRNNHeadModel, GenerationMixin):
     """Translation and its kin: text in, text out."""
 
-    _auto_class = "AutoModelForSeq2SeqLM"
-
     def __init__(self, config: GenaiRNNConfig):
         if not config.is_encoder_decoder:
             raise ValueError("GenaiRNNForConditionalGeneration needs is_encoder_decoder=True; see GenaiRNNForCausalLM")
@@ -547,8 +552,6 @@ class GenaiRNNForConditionalGeneration(GenaiRNNHeadModel, GenerationMixin):
 
 class GenaiRNNForCausalLM(GenaiRNNHeadModel, GenerationMixin):
     """A recurrent language model: the decoder alone."""
-
-    _auto_class = "AutoModelForCausalLM"
 
     def __init__(self, config: GenaiRNNConfig):
         config = copy.deepcopy(config)
@@ -616,8 +619,6 @@ class GenaiRNNClassifier(GenaiRNNPreTrainedModel):
 class GenaiRNNForSequenceClassification(GenaiRNNClassifier):
     """Many to one: a label, several labels or a number for the whole text (`config.problem_type`)."""
 
-    _auto_class = "AutoModelForSequenceClassification"
-
     @can_return_tuple
     def forward(
         self,
@@ -644,8 +645,6 @@ class GenaiRNNForSequenceClassification(GenaiRNNClassifier):
 
 class GenaiRNNForTokenClassification(GenaiRNNClassifier):
     """Many to many, in step: a label for each token."""
-
-    _auto_class = "AutoModelForTokenClassification"
 
     @can_return_tuple
     def forward(

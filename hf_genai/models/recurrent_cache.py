@@ -21,8 +21,9 @@ class RecurrentStateLayer(CacheLayerMixin):
         super().__init__()
         self.state: Tensor | None = None  # (B, N, D) after the last token
         self.trail: list[Tensor | None] = []  # the states before and after each token of the last update, for crop
-        self.memory: tuple[Tensor, ...] = ()  # each (B, S, ...)
-        self.source: Tensor | None = None  # (B,) equal numbers: equal rows of memory
+        self.memory: tuple[Tensor, ...] = ()  # each (B, S, ...), made from the source
+        self.memory_mask: Tensor | None = None  # bool (B, S)
+        self.source: Tensor | None = None  # (B,), equal numbers where the memory is equal
         self.length = 0
         self.record_past = False
 
@@ -63,16 +64,19 @@ class RecurrentStateLayer(CacheLayerMixin):
             self.state, self.length = self.trail[-1 - removed], self.length - removed
         self.trail = []
 
-    def remember(self, *memory: Tensor) -> None:
-        """Keep tensors made from the source, each (B, S, ...), for all steps to come."""
-        same = (memory[0][1:] == memory[0][:-1]).flatten(1).all(1)
-        self.memory, self.is_initialized = memory, True
+    def remember(self, mask: Tensor, *memory: Tensor) -> None:
+        """Keep what was made from the source, each (B, S, ...), and its mask (B, S), for all steps to come."""
+        same = (mask[1:] == mask[:-1]).all(1)
+        for part in memory:
+            same = same & (part[1:] == part[:-1]).flatten(1).all(1)
+        self.memory, self.memory_mask, self.is_initialized = memory, mask, True
         self.source = torch.cat([same.new_zeros(1, dtype=torch.long), (~same).cumsum(0)])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> None:
         self.state = None if self.state is None else change(self.state)
         self.trail = [None if state is None else change(state) for state in self.trail]
         self.memory = tuple(change(part) for part in self.memory)
+        self.memory_mask = None if self.memory_mask is None else change(self.memory_mask)
         self.source = None if self.source is None else change(self.source)
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
@@ -99,7 +103,7 @@ class RecurrentStateLayer(CacheLayerMixin):
             self._each(lambda part: part.to(getattr(self, "device", part.device), non_blocking=True))
 
     def reset(self) -> None:
-        self.state, self.trail, self.memory, self.source = None, [], (), None
+        self.state, self.trail, self.memory, self.memory_mask, self.source = None, [], (), None, None
         self.length, self.is_initialized = 0, False
 
     def get_seq_length(self) -> int:

@@ -52,18 +52,20 @@ class GenaiRNNLayer(GradientCheckpointingLayer):
         self.input_proj = nn.Linear(input_size, GATES[cell_type] * hidden_size)
         self.hidden_proj = nn.Linear(hidden_size, GATES[cell_type] * hidden_size)
 
-    def forward(self, hidden_states: Tensor, start: Tensor, extra_gates: Tensor | None = None) -> Tensor:
-        """Return the states (B, T, N, D) after each step.
+    def forward(
+        self, hidden_states: Tensor, start: Tensor, memory: tuple[Tensor, ...] = (), mask: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Return, alone in a tuple, the states (B, T, N, D) after each step.
 
         Args:
             hidden_states: (B, T, input_size).
             start: (B, N, D), the state before the first step.
-            extra_gates: (B, G), added to the gates of every step.
+            memory: empty, or gates (B, 1, G) made from the source, which are added at every step.
         """
         gates = self.input_proj(hidden_states)  # (B, T, G)
-        if extra_gates is not None:
-            gates = gates + extra_gates.unsqueeze(1)
-        return recurrent_layer(gates, start, *weight_and_bias(self.hidden_proj), self.cell_type)
+        if memory:
+            gates = gates + memory[0]
+        return (recurrent_layer(gates, start, *weight_and_bias(self.hidden_proj), self.cell_type),)
 
 
 class GenaiRNNAttention(nn.Module):
@@ -126,8 +128,10 @@ class GenaiRNNAttentionLayer(GenaiRNNLayer):
         projected = self.attention.project(memory)
         return projected if self.input_feeding else (*projected, self.feed_proj(memory))
 
-    def forward(self, hidden_states: Tensor, start: Tensor, memory: tuple[Tensor, ...], mask: Tensor) -> tuple:
-        """Return states (B, T, N, D), attentional vectors (B, T, D) and weights (B, T, S).
+    def forward(
+        self, hidden_states: Tensor, start: Tensor, memory: tuple[Tensor, ...] = (), mask: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Return states like `start` after each step, attentional vectors (B, T, D) and weights (B, T, S).
 
         Args:
             hidden_states: (B, T, embedding_size).
@@ -138,7 +142,7 @@ class GenaiRNNAttentionLayer(GenaiRNNLayer):
         gates, (weight, bias) = self.input_proj(hidden_states), weight_and_bias(self.hidden_proj)
         scoring, (keys, values, *context_gates) = self.attention.scoring(), memory
         if self.input_feeding:
-            return attention_recurrence(
+            states, vectors, weights = attention_recurrence(
                 *(gates, start[:, :-1], weight, bias, self.cell_type),
                 **scoring,
                 keys=keys,
@@ -148,6 +152,7 @@ class GenaiRNNAttentionLayer(GenaiRNNLayer):
                 feed_weight=weight_and_bias(self.feed_proj)[0],
                 readout_weight=weight_and_bias(self.attention.state_proj)[0],
             )
+            return torch.cat([states, vectors.unsqueeze(2)], dim=2), vectors, weights
         states, _, weights = attention_recurrence(
             *(gates, start, weight, bias, self.cell_type),
             **scoring,
