@@ -129,7 +129,8 @@ def load_pairs(
     elif (paths := _paths(source)) is not None:
         raw = {"train": read_files(paths, *columns)}
         name = ", ".join(path.name for path in paths)
-        provenance = Provenance(name, f"Sentence pairs from {name}.", licence or "not stated", name, languages or ())
+        description = f"Sentence pairs from {name}."
+        provenance = Provenance(name, description, licence or "not stated", name, tuple(languages or ()))
     else:
         raw, provenance = _hub(str(source), columns, held_out, config_name, revision, licence, languages)
     for split, value in held_out.items():
@@ -345,5 +346,5 @@ def _hub(
         description=info.description.strip() or f"The dataset {source}.",
         licence=licence or info.license or "not stated",
         origin=info.homepage or f"{source}, revision {revision or 'newest'}",
-        languages=languages or (),
+        languages=tuple(languages or ()),
     )
