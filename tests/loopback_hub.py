@@ -21,6 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import huggingface_hub
 import yaml
 from huggingface_hub.repocard_data import ModelCardData
 
@@ -59,6 +60,12 @@ class LoopbackHub:
         self.server.shutdown()
         self.server.server_close()
 
+    def connect(self, monkeypatch) -> None:
+        """Make huggingface_hub of this process talk to this hub, as a user who is logged in."""
+        for name, value in {"ENDPOINT": self.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}.items():
+            monkeypatch.setattr(huggingface_hub.constants, name, value)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+
     def files(self, repo_id: str, revision: str = "main", kind: str = "models") -> dict[str, bytes]:
         repo = self.repos[kind, repo_id]
         return repo.commits[repo.branches[revision]]
@@ -73,6 +80,7 @@ class LoopbackHub:
             [sys.executable, "-c", code, *arguments],
             env=env,
             cwd=home,
+            stdin=subprocess.DEVNULL,
             text=True,
             capture_output=True,
             timeout=timeout,
@@ -267,7 +275,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def oid(path: str, content: bytes) -> str:
-    """The name of a content: SHA-256 if it is large, else git's. huggingface_hub does not send what has the same name."""
+    """The name of a content, SHA-256 if it is large, else git's: what has the same name is not sent again."""
     if path.endswith(LARGE):
         return hashlib.sha256(content).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

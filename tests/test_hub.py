@@ -85,9 +85,7 @@ def saved(tmp_path, model, tokenizer, card):
 def loopback(monkeypatch):
     """A hub that huggingface_hub talks to in this process; clients in other processes go through `python`."""
     with LoopbackHub() as server:
-        for name, value in {"ENDPOINT": server.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}.items():
-            monkeypatch.setattr(huggingface_hub.constants, name, value)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        server.connect(monkeypatch)
         yield server
         assert server.unknown == []
 
