@@ -77,9 +77,7 @@ def _linear_cross_entropy_plain(
     logits = F.linear(hidden, weight, bias).flatten(0, -2)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     labels = labels.flatten()
-    loss = F.cross_entropy(
-        logits, labels, ignore_index=ignore_index, label_smoothing=label_smoothing, reduction="sum"
-    )
+    loss = F.cross_entropy(logits, labels, ignore_index=ignore_index, label_smoothing=label_smoothing, reduction="sum")
     if num_items_in_batch is None:
         num_items_in_batch = (labels != ignore_index).sum().clamp(min=1)
     return loss / num_items_in_batch
@@ -133,12 +131,12 @@ def _chunk(hidden, weight, bias, labels, smoothing, memory, grads, rows) -> Tens
         torch.addmm(bias, hidden, weight.t(), out=logits)
     scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
     label_column = labels.unsqueeze(1)
-    top, top_index = scores.max(1, keepdim=True)
+    top = scores.amax(1, keepdim=True)
     target = scores.gather(1, label_column)
     mean = scores.mean(1, keepdim=True) if smoothing else 0.0
     probs = torch.softmax(scores, 1, out=scores)
     # log sum exp(scores), without exponentials of its own: the top probability is at least 1 / V
-    log_sum = top - probs.gather(1, top_index).log_()
+    log_sum = top - probs.amax(1, keepdim=True).log_()
     loss = (log_sum - (1 - smoothing) * target - smoothing * mean).sum()
     if grads is not None:
         hidden_grad, weight_grad, bias_grad = grads

@@ -16,7 +16,6 @@ from torch import Tensor
 from .fast_path import fast_path_allowed, needs_gradient
 from .recurrence_kernels import AdditiveAttention, Recurrence, mask_bias
 
-
 SLOTS = {"gru": 1, "lstm": 2}
 GATES = {"gru": 3, "lstm": 4}
 
