@@ -1,0 +1,69 @@
+"""What the model card says about a run."""
+
+from pathlib import Path
+from typing import Any
+
+from ..cards import CardData, usage_snippet
+from .arguments import RecipeArguments
+from .results import METRICS
+
+
+def card_of_run(arguments: RecipeArguments, results: dict[str, Any], pairs: Any, two_tokenizers: bool) -> CardData:
+    """Return what the model card says about a run; `results` is what results.json holds."""
+    where, count = pairs.provenance, results["num_examples"]
+    family = results["model_type"]
+    sizes = {key: value for key, value in arguments.model.model.items() if key != "model_type"}
+    given = {
+        k: v
+        for k, v in arguments.given.items()
+        if k not in ("model", "generation", "output_dir", "overwrite_output_dir")
+    }
+    languages = " to ".join(where.languages) or "source to target"
+    trained = arguments.model.model_name_or_path
+    summary = f"An encoder-decoder ({family}) that translates {languages}, trained from scratch by hf_genai."
+    if trained:
+        summary = f"{Path(trained).name} ({family}), trained further by hf_genai on {where.name}."
+    pictures = [name for name in results["attention_maps"] if name.endswith(".png")]
+    return CardData(
+        title=arguments.training.model_title or f"{family} {'-'.join(where.languages) or 'seq2seq'}",
+        summary=summary,
+        model_type=family,
+        parameters=results["parameters"],
+        license=arguments.training.model_license,
+        languages=where.languages,
+        usage=usage_snippet(results["samples"][0]["source"], two_tokenizers) if results["samples"] else None,
+        data_name=where.name,
+        data_description=where.description,
+        data_source=where.origin,
+        data_license=where.licence,
+        data_synthetic=where.synthetic,
+        data_counts=dict(line.split(": ", 1) for line in str(pairs.report).splitlines()),
+        training_command=results["command"],
+        training_seconds=results["train_seconds"],
+        hyperparameters={**{f"model.{key}": value for key, value in sizes.items()}, **given},
+        versions=results["versions"],
+        hardware=results["hardware"],
+        speed={"Decoding of the test pairs": f"{results['sentences_per_second']} sentences per second"},
+        evaluation_data=f"{count} test pairs of {where.name}, none of them seen in training",
+        evaluation_command=results["command"],
+        scores={metric: results[metric] for metric in METRICS},
+        baselines={
+            name.replace("_", " "): {metric: row[metric] for metric in METRICS}
+            for name, row in results["baselines"].items()
+        },
+        signatures={"bleu": results["bleu_signature"], "chrf": results["chrf_signature"]},
+        samples=[tuple(row.values()) for row in results["samples"]],
+        samples_note="Of the first pairs of the test split, not chosen:",
+        attention_picture=pictures[0] if pictures else None,
+        limits=(
+            f"Trained on {pairs.report.kept['train']:,} pairs of the kind described above: other text comes "
+            f"out wrong, often fluently so. Sources longer than {arguments.data.max_source_length} tokens are cut. "
+            "Scores are of pairs from the same source as the training text, and say nothing about others."
+        ),
+        bias=(
+            "Names of countries, languages and currencies are those that CLDR chose, disputed ones included; "
+            "few of the texts speak of people. Nothing further was studied."
+            if where.synthetic
+            else "Not studied. The model repeats what its training text says about people and places, and how."
+        ),
+    )

@@ -1,0 +1,90 @@
+"""Which checkpoint may be resumed from, and which output folder may be written to."""
+
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+INCOMPLETE_MARKER = "checkpoint-is-incomplete.txt"  # transformers' own name for it
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+def _checkpoints(folder: str | os.PathLike) -> list[Path]:
+    """Return the folders `checkpoint-N`, newest step first."""
+    found = [path for path in Path(folder).glob("checkpoint-*") if path.is_dir() and _CHECKPOINT.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True)
+
+
+def checkpoint_fault(folder: str | os.PathLike) -> str | None:
+    """Return why a checkpoint cannot be resumed from, None if it is whole.
+
+    Found are an unfinished save (marker file), missing files, and weights or optimizer states that were cut off.
+    """
+    from ..model_folder import check_checkpoint
+
+    try:
+        check_checkpoint(Path(folder))
+    except ValueError as error:
+        return str(error)
+    for name in ("trainer_state.json", "optimizer.pt", "scheduler.pt"):
+        if not (Path(folder) / name).is_file():
+            return f"{name} is missing"
+    return None
+
+
+def checkpoint_to_resume(output_dir: str | os.PathLike, resume_from_checkpoint: str | None) -> str | None:
+    """Return the checkpoint folder to go on from; None to start anew.
+
+    Args:
+        resume_from_checkpoint: None or "false" to start anew; "true" for the last whole checkpoint in output_dir,
+            where broken ones are skipped with a warning; else a checkpoint folder, which must be whole.
+
+    Raises:
+        ValueError: if the checkpoint asked for is broken, or there is none.
+    """
+    if resume_from_checkpoint is None or resume_from_checkpoint.lower() == "false":
+        return None
+    if resume_from_checkpoint.lower() != "true":
+        fault = checkpoint_fault(resume_from_checkpoint)
+        if fault:
+            raise ValueError(f"resume_from_checkpoint: cannot go on from {resume_from_checkpoint}: {fault}")
+        return resume_from_checkpoint
+    for folder in _checkpoints(output_dir):
+        fault = checkpoint_fault(folder)
+        if fault is None:
+            return str(folder)
+        logger.warning("resume_from_checkpoint: skipping %s: %s", folder, fault)
+    raise ValueError(
+        f"resume_from_checkpoint: {output_dir} holds no whole checkpoint; start anew with --overwrite_output_dir true"
+    )
+
+
+def prepare_output_dir(output_dir: str | os.PathLike, overwrite: bool, resume: bool) -> None:
+    """Make the folder of a run, or refuse one that holds something.
+
+    With `overwrite`, the checkpoints of the earlier run are deleted, as resuming would mix the runs; each is named in
+    a warning. Its other files stay until this run replaces them, and files that are nobody's stay for good.
+
+    Raises:
+        ValueError: if the folder is not empty and neither overwrite nor resume is set, or if both are.
+    """
+    folder = Path(output_dir)
+    if overwrite and resume:
+        raise ValueError("overwrite_output_dir and resume_from_checkpoint exclude each other: give one of them")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output_dir: {folder} is a file")
+    if folder.is_dir() and any(folder.iterdir()) and not (overwrite or resume):
+        raise ValueError(
+            f"output_dir: {folder} is not empty. Give another --output_dir, go on with its run by "
+            "--resume_from_checkpoint true, or replace it by --overwrite_output_dir true"
+        )
+    if overwrite and folder.is_dir():
+        stale = _checkpoints(folder)
+        for path in stale:
+            logger.warning("overwrite_output_dir: deleting %s", path)
+            shutil.rmtree(path)
+        (folder / "results.json").unlink(missing_ok=True)  # else a failed run would show the earlier one's results
+    folder.mkdir(parents=True, exist_ok=True)

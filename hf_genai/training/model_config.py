@@ -1,0 +1,87 @@
+"""The config of the model to train: what the arguments give, and what the tokenizers decide."""
+
+import dataclasses
+import difflib
+import re
+from typing import Any
+
+from .arguments import COMMAND_LINE, RecipeArguments, unknown_key
+
+
+def build_config(arguments: RecipeArguments, source_tokenizer: Any, target_tokenizer: Any) -> Any:
+    """Return the model's config: the fields given, then what the tokenizers decide (sizes and special ids).
+
+    With `model_name_or_path`, the fields given override those of the config found there.
+
+    Raises:
+        ValueError: for an unknown field or model_type, a value that the config refuses, or a vocabulary that is
+            smaller than the tokenizer's; names where it was set.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    given, where, name = dict(arguments.model.model), arguments.where, arguments.model.model_name_or_path
+    model_type = given.pop("model_type", None)
+    origin = where.get("model.model_type", where.get("model", COMMAND_LINE))
+    old = AutoConfig.from_pretrained(name) if name else None
+    if old is None and model_type is None:
+        raise ValueError(
+            f"{origin}: model.model_type is missing; name one (genai_rnn, t5, ...), or give model_name_or_path to "
+            "fine-tune a trained model"
+        )
+    if old is not None and model_type not in (None, old.model_type):
+        raise ValueError(f"{origin}: model.model_type is {model_type!r}, but {name} holds a {old.model_type!r}")
+    if old is None and model_type not in CONFIG_MAPPING:
+        near = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{origin}: unknown model.model_type {model_type!r}{hint}")
+    config_class = type(old) if old is not None else CONFIG_MAPPING[model_type]
+    fields = {f.name for f in dataclasses.fields(config_class)}
+    # T5's config takes the last two without declaring them
+    known = fields | set(config_class.attribute_map) | {"decoder_start_token_id", "tie_word_embeddings"}
+    for key in given:
+        if key not in known:
+            raise unknown_key(key, known, where[f"model.{key}"], "model.")
+    if old is None:
+        decided = _from_tokenizers(source_tokenizer, target_tokenizer, fields)
+        for key in ("vocab_size", "source_vocab_size", "decoder_vocab_size"):
+            if given.get(key) is not None and given[key] < decided.get(key, 0):
+                raise ValueError(
+                    f"{where[f'model.{key}']}: model.{key} ({given[key]}) is smaller than the tokenizer's "
+                    f"{decided[key]} tokens; leave it out to take the tokenizer's size"
+                )
+        given = {**decided, **{key: value for key, value in given.items() if value is not None}}
+    try:
+        config = config_class(**given) if old is None else config_class.from_dict({**old.to_dict(), **given})
+    except (StrictDataclassError, TypeError) as error:
+        named = re.search(r"field '(\w+)'", str(error))
+        origin = where.get(f"model.{named.group(1)}" if named else "model", where.get("model", COMMAND_LINE))
+        raise ValueError(f"{origin}: model: {' '.join(str(error).split())}") from error
+    positions = getattr(config, "max_position_embeddings", None)
+    for key in ("max_source_length", "max_target_length"):
+        length = getattr(arguments.data, key)
+        if positions is not None and length > positions:
+            raise ValueError(f"{key} ({length}) must be at most the model's max_position_embeddings ({positions})")
+    return config
+
+
+def _from_tokenizers(source_tokenizer: Any, target_tokenizer: Any, fields: set[str]) -> dict[str, Any]:
+    """Return the config fields that follow from the tokenizers, as far as the config has them."""
+    start = target_tokenizer.bos_token_id
+    decided = {
+        "vocab_size": len(source_tokenizer),
+        "pad_token_id": target_tokenizer.pad_token_id,
+        "bos_token_id": start,
+        "eos_token_id": target_tokenizer.eos_token_id,
+    }
+    if target_tokenizer is not source_tokenizer:
+        if "source_vocab_size" in fields:  # genai_rnn
+            decided |= {"vocab_size": len(target_tokenizer), "source_vocab_size": len(source_tokenizer)}
+        elif "decoder_vocab_size" in fields:  # marian
+            decided |= {"decoder_vocab_size": len(target_tokenizer)}
+        else:
+            raise ValueError("separate_vocabularies must be false: this model_type has one vocabulary for both sides")
+        decided |= {"share_encoder_decoder_embeddings": False}
+    decided = {key: value for key, value in decided.items() if key in fields}
+    # a tokenizer without <s>, such as T5's, starts the decoder with padding
+    return decided | {"decoder_start_token_id": target_tokenizer.pad_token_id if start is None else start}

@@ -1,0 +1,212 @@
+"""What a run leaves besides the model: scores against baselines, samples, attention pictures, results.json."""
+
+import dataclasses
+import json
+import os
+import platform
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.utils import logging
+
+from ..evaluation.generation import generate_texts
+from ..evaluation.metrics import baseline_scores, translation_scores
+from .arguments import RecipeArguments
+
+logger = logging.get_logger(__name__)
+
+METRICS = ("bleu", "chrf", "exact_match")
+
+
+def metrics_of_ids(tokenizer: Any) -> Callable[[Any], dict[str, float]]:
+    """Return the Trainer's compute_metrics: ids (B, T), padded with -100, to bleu, chrf (0-100), exact_match (0-1)."""
+
+    def compute(prediction: Any) -> dict[str, float]:
+        columns = (prediction.predictions, prediction.label_ids)
+        ids = (np.where(rows == -100, tokenizer.pad_token_id, rows) for rows in columns)
+        outputs, references = (tokenizer.batch_decode(rows, skip_special_tokens=True) for rows in ids)
+        scores = translation_scores(outputs, references)
+        return {key: scores[key] for key in METRICS}
+
+    return compute
+
+
+def score_model(
+    model: Any,
+    tokenizers: tuple[Any, Any],
+    sources: Sequence[str],
+    references: Sequence[str],
+    training_targets: Sequence[str],
+    **generate_kwargs: Any,
+) -> dict[str, Any]:
+    """Translate and score.
+
+    Args:
+        tokenizers: of the source and of the target.
+        training_targets: the commonest of them is one baseline; copying the source is the other.
+        generate_kwargs: for `generate_texts`: batch_size, num_beams, ...
+
+    Returns:
+        What `translation_scores` returns, the same of each baseline under "baselines", seconds and sentences per
+        second of decoding, and the predictions.
+
+    Raises:
+        ValueError: if there is nothing to translate.
+    """
+    start = time.perf_counter()
+    predictions = generate_texts(model, tokenizers[0], sources, target_tokenizer=tokenizers[1], **generate_kwargs)
+    seconds = time.perf_counter() - start
+    return {
+        **translation_scores(predictions, references),
+        "baselines": baseline_scores(sources, references, training_targets),
+        "generate_seconds": round(seconds, 3),
+        "sentences_per_second": round(len(sources) / seconds, 1),
+        "predictions": predictions,
+    }
+
+
+def draw_attention(
+    model: Any, tokenizers: tuple[Any, Any], text: str, stem: str | os.PathLike, **generate_kwargs: Any
+) -> tuple[list[Path], str]:
+    """Translate one text and write STEM.png and STEM.html: what the decoder looked at for each word it wrote.
+
+    Returns:
+        The files, and the translation.
+
+    Raises:
+        ValueError: if the model has no attention to draw.
+    """
+    from ..evaluation.attention_maps import attention_maps
+    from ..evaluation.attention_plots import attention_html, plot_attention
+
+    source_tokenizer, target_tokenizer = tokenizers
+    batch = source_tokenizer([text], return_tensors="pt", truncation=True).to(model.device)
+    implementation = model.config._attn_implementation
+    if implementation not in (None, "eager"):
+        model.set_attn_implementation("eager")  # fused kernels keep no weights
+    try:
+        with torch.no_grad():
+            output = model.eval().generate(
+                **batch, **generate_kwargs, output_attentions=True, return_dict_in_generate=True
+            )
+    finally:
+        if implementation not in (None, "eager"):
+            model.set_attn_implementation(implementation)
+    (attention,) = attention_maps(output, batch["input_ids"], source_tokenizer, target_tokenizer)
+    files = [Path(f"{stem}{end}") for end in (".png", ".html")]
+    plot_attention(attention).savefig(files[0], dpi=150, bbox_inches="tight")
+    files[1].write_text(attention_html(attention), encoding="utf-8")
+    return files, target_tokenizer.decode(output.sequences[0], skip_special_tokens=True)
+
+
+def draw_some(model: Any, tokenizers: tuple[Any, Any], texts: Sequence[str], folder: str | os.PathLike) -> list[str]:
+    """Draw the attention of each text as attention-1.png, ...; return the file names (a model may have none)."""
+    names: list[str] = []
+    for number, text in enumerate(texts, start=1):
+        try:
+            files, _ = draw_attention(model, tokenizers, text, Path(folder) / f"attention-{number}")
+        except ValueError as error:
+            logger.warning(f"no attention pictures: {error}")
+            continue
+        names += [path.name for path in files]
+    return names
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide about the figures."""
+    packages = ("hf_genai", "torch", "transformers", "tokenizers", "datasets", "accelerate", "sacrebleu", "babel")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue  # run from a checkout that is not installed
+    return found
+
+
+def hardware(device: torch.device, processes: int = 1) -> str:
+    """Return where the run took place, in general words."""
+    if device.type == "cuda":
+        return f"{processes} x {torch.cuda.get_device_name(device)}"
+    return f"{torch.get_num_threads()} thread(s) of a {platform.machine()} CPU, float32"
+
+
+def command(argv: Sequence[str], output_dir: Any) -> str:
+    """Return the command that repeats a run, with bare names for shipped configs and for the output folder."""
+    from . import recipes_dir
+
+    short = {str(path): path.stem for path in (recipes_dir() / "configs").rglob("*.yaml")}
+    short[str(Path(output_dir).resolve())] = Path(output_dir).name
+    return shlex.join(["hf-genai", "train", *(short.get(str(Path(token).resolve()), token) for token in argv)])
+
+
+def pairs_of_split(
+    split: str, max_samples: int | None = None, **load_options: Any
+) -> tuple[list[str], list[str], list[str]]:
+    """Return sources and references of a split ("all": of the whole set), and the training targets, for the baseline.
+
+    Of a whole set, all targets count as training targets, so that the baseline looks better than it is.
+
+    Args:
+        load_options: arguments of `hf_genai.data.load_pairs`.
+
+    Raises:
+        ValueError: if there is no such split.
+    """
+    from ..data import load_pairs
+
+    splits = ("train", "validation", "test", "all")
+    if split not in splits:
+        raise ValueError(f"split must be one of {', '.join(splits)}, got {split!r}")
+    if split == "all":
+        load_options |= {"validation": 0, "test": 0}
+    pairs = load_pairs(**load_options)
+    rows = pairs.train if split == "all" else getattr(pairs, split)
+    rows = rows.select(range(min(max_samples or len(rows), len(rows))))
+    return rows["source"][:], rows["target"][:], pairs.train["target"][:]
+
+
+def summary_of_run(
+    arguments: RecipeArguments, argv: Sequence[str], model: Any, pairs: Any, scores: dict
+) -> dict[str, Any]:
+    """Return what results.json says about a run, without its times.
+
+    Args:
+        pairs: the PairData of the run.
+        scores: what `score_model` returned for the first pairs of the test split.
+    """
+    training = arguments.training
+    outputs = scores["predictions"]
+    rows = list(zip(pairs.test["source"][: len(outputs)], pairs.test["target"][: len(outputs)], outputs, strict=True))
+    return {
+        **{key: value for key, value in scores.items() if key != "predictions"},
+        "samples": [
+            dict(zip(("source", "reference", "output"), row, strict=True)) for row in rows[: training.num_samples]
+        ],
+        "model_type": model.config.model_type,
+        "parameters": model.num_parameters(),
+        "data": {
+            **dataclasses.asdict(pairs.provenance),
+            "languages": list(pairs.provenance.languages),
+            **dataclasses.asdict(pairs.report),
+        },
+        "command": command(argv, training.output_dir),
+        "settings": arguments.given,
+        "hardware": hardware(training.device, training.world_size),
+        "versions": versions(),
+        "output_dir": training.output_dir,
+    }
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write a file that is either the old one or the whole new one."""
+    path = Path(path)
+    unfinished = path.with_name(path.name + ".incomplete")
+    unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)

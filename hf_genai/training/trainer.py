@@ -1,0 +1,137 @@
+"""Seq2SeqTrainer for models that smooth their labels themselves, with checkpoints that are whole or refused."""
+
+import copy
+import inspect
+import logging
+import shutil
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import Seq2SeqTrainer, TrainerCallback
+from transformers.trainer_utils import rotate_checkpoints
+
+from .checkpoints import INCOMPLETE_MARKER
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingInterrupted(Exception):
+    """Training stopped on a signal, after its checkpoint was saved. `exit_code` is the shell's: 128 + signal."""
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
+class StopOnSignal(TrainerCallback):
+    """On Ctrl-C or SIGTERM: end the step, save a checkpoint, raise TrainingInterrupted. A second one stops at once.
+
+    Use it as a callback of the trainer and as a context manager around `train()`.
+    """
+
+    def __init__(self):
+        self.received = 0
+        self.stopping = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopOnSignal":
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *error) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame) -> None:
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = number
+        name = signal.Signals(number).name
+        print(f"\n{name}: saving a checkpoint after this step; once more to stop now without", file=sys.stderr)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        received = self.received
+        if args.world_size > 1:  # processes get the signal at different steps, but must save together
+            flag = torch.tensor(received, device=args.device)
+            torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+            received = int(flag)
+        if received:
+            self.received, self.stopping, control.should_save = received, True, True
+
+    def on_save(self, args, state, control, **kwargs):
+        if self.stopping:
+            name = signal.Signals(self.received).name
+            raise TrainingInterrupted(
+                f"stopped by {name} after step {state.global_step} of {state.max_steps}; "
+                f"{Path(args.output_dir) / f'checkpoint-{state.global_step}'} is whole. "
+                "Go on with the same command and --resume_from_checkpoint true",
+                self.received,
+            )
+
+
+class GenaiSeq2SeqTrainer(Seq2SeqTrainer):
+    """Seq2SeqTrainer that differs in three points.
+
+    Label smoothing: transformers' smoother takes the labels away from the model and needs all logits at once. A model
+    whose `forward` has an argument `label_smoothing` smooths inside its own, chunked loss instead.
+
+    Checkpoints: a marker file stands in the folder until the last byte is written, older checkpoints are deleted only
+    then, and a failed save (full disk) removes what it wrote and says so.
+
+    Generation: the evaluation does not write defaults such as max_length=20 into the model's generation config.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.smooths_inside = False
+        if self.label_smoother is not None and "label_smoothing" in inspect.signature(self.model.forward).parameters:
+            self.label_smoother, self.smooths_inside = None, True
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        if self.smooths_inside and model.training:  # the evaluation loss is the plain one
+            inputs = {**inputs, "label_smoothing": self.args.label_smoothing_factor}
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def prediction_step(self, *args, **kwargs):
+        kept, self.model.generation_config = self.model.generation_config, copy.deepcopy(self.model.generation_config)
+        try:
+            return super().prediction_step(*args, **kwargs)
+        finally:
+            self.model.generation_config = kept
+
+    def _issue_warnings_after_load(self, load_result):
+        for name in self.model.all_tied_weights_keys:  # saved once, under the name that they are tied to
+            if name in load_result.missing_keys:
+                load_result.missing_keys.remove(name)
+        super()._issue_warnings_after_load(load_result)
+
+    def _save_checkpoint(self, model, trial):
+        run = Path(self._get_output_dir(trial=trial))
+        folder = run / f"checkpoint-{self.state.global_step}"
+        marker, existed, limit = folder / INCOMPLETE_MARKER, folder.exists(), self.args.save_total_limit
+        self.args.save_total_limit = None  # delete nothing older before this one is whole
+        try:
+            if self.args.should_save:
+                folder.mkdir(parents=True, exist_ok=True)
+                marker.write_text(f"step {self.state.global_step}: this checkpoint is being written\n")
+            super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                marker.unlink()
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch.save raises RuntimeError on a full disk
+            if not existed:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise OSError(
+                f"could not save {folder}: {error}. The unfinished folder was removed, earlier checkpoints are as "
+                "they were; make room, then go on with --resume_from_checkpoint true"
+            ) from error
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            rotate_checkpoints(str(run), limit, self.state.best_model_checkpoint, use_mtime=True)

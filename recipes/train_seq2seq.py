@@ -1,0 +1,138 @@
+"""Train an encoder-decoder on pairs of sentences, score it, and leave a folder that is ready for the Hub.
+
+CPU, two minutes:  python recipes/train_seq2seq.py recipes/configs/train_seq2seq/rnn_tiny.yaml --output_dir DIR
+                   hf-genai train rnn_tiny --output_dir DIR     (the same)
+One GPU:           python recipes/train_seq2seq.py recipes/configs/train_seq2seq/rnn_base.yaml --output_dir DIR \
+                       --data pairs.tsv --source_column en --target_column fr
+Many GPUs:         accelerate launch --num_processes 8 recipes/train_seq2seq.py (the rest as for one GPU)
+Go on after an interruption: the same command and --resume_from_checkpoint true
+
+Any AutoModelForSeq2SeqLM can be trained: `model: {model_type: t5, d_model: 256, ...}` in the YAML is all it takes.
+Expected results and costs stand in recipes/README.md and on top of each config.
+"""
+
+import logging
+import sys
+import time
+
+import torch
+from transformers import AutoModelForSeq2SeqLM, EarlyStoppingCallback, set_seed
+
+import hf_genai  # noqa: F401 (registers the model types)
+from hf_genai.data import load_pairs, load_tokenizers, save_tokenizers, train_tokenizer
+from hf_genai.hub import push, save_for_hub
+from hf_genai.objectives.seq2seq import Seq2SeqCollator, check_vocabulary, tokenize_pairs
+from hf_genai.training.arguments import RecipeArguments, parse_arguments
+from hf_genai.training.card import card_of_run
+from hf_genai.training.checkpoints import checkpoint_to_resume, prepare_output_dir
+from hf_genai.training.model_config import build_config
+from hf_genai.training.results import draw_some, metrics_of_ids, score_model, summary_of_run, write_json
+from hf_genai.training.trainer import GenaiSeq2SeqTrainer, StopOnSignal, TrainingInterrupted
+
+logger = logging.getLogger("hf_genai.recipes.train_seq2seq")
+
+
+def make_tokenizers(arguments: RecipeArguments, pairs, folder: str, resume: bool):
+    """Return source and target tokenizer: those of the run that is resumed, those named, or new ones."""
+    options, name = arguments.tokenizer, arguments.tokenizer.tokenizer_name_or_path
+    if resume:
+        return load_tokenizers(folder)
+    if name or arguments.model.model_name_or_path:
+        return load_tokenizers(name or arguments.model.model_name_or_path)
+    sources, targets = pairs.train["source"][:], pairs.train["target"][:]
+    longest = max(arguments.data.max_source_length, arguments.data.max_target_length)
+    settings = {"kind": options.tokenizer_kind, "model_max_length": longest}
+    if not options.separate_vocabularies:
+        tokenizer = train_tokenizer([*sources, *targets], vocab_size=options.vocab_size, **settings)
+        return tokenizer, tokenizer
+    size = options.target_vocab_size or options.vocab_size
+    source_tokenizer = train_tokenizer(sources, vocab_size=options.vocab_size, **settings)
+    return source_tokenizer, train_tokenizer(targets, vocab_size=size, **settings)
+
+
+def main(argv: list[str] | None = None) -> dict:
+    """Run the recipe; return what results.json holds (in a distributed run: of the first process, else nothing)."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    arguments = parse_arguments(argv, __doc__)
+    data, training, folder = arguments.data, arguments.training, arguments.training.output_dir
+    checkpoint = checkpoint_to_resume(folder, training.resume_from_checkpoint)
+    is_main = training.process_index == 0
+    if is_main:
+        prepare_output_dir(folder, training.overwrite_output_dir, resume=checkpoint is not None)
+    if training.num_threads and training.device.type == "cpu":
+        torch.set_num_threads(training.num_threads)
+    set_seed(training.seed)
+    started = time.perf_counter()
+
+    pairs = load_pairs(**data.load_options(), seed=training.seed)
+    with training.main_process_first(desc="tokenizer"):  # the first process makes it, the others read it
+        tokenizers = make_tokenizers(arguments, pairs, folder, resume=checkpoint is not None or not is_main)
+        if is_main and checkpoint is None:
+            save_tokenizers(folder, *tokenizers)
+    source_tokenizer, target_tokenizer = tokenizers
+
+    config = build_config(arguments, *tokenizers)
+    if arguments.model.model_name_or_path:
+        check_vocabulary(source_tokenizer, config, target_tokenizer)
+        model = AutoModelForSeq2SeqLM.from_pretrained(arguments.model.model_name_or_path, config=config)
+    else:
+        model = AutoModelForSeq2SeqLM.from_config(config)
+    model.generation_config.update(**{"max_new_tokens": data.max_target_length, **arguments.generation.generation})
+
+    few = pairs.validation.select(range(min(data.max_eval_samples, len(pairs.validation))))
+    sets = {}
+    for split, rows in {"train": pairs.train, "validation": few}.items():
+        sets[split], cut = tokenize_pairs(rows, *tokenizers, data.max_source_length, data.max_target_length)
+        if cut.truncated_sources or cut.truncated_targets:
+            logger.warning("%s: %s", split, cut)
+
+    publish, training.push_to_hub = training.push_to_hub, False  # once, at the end, and not every checkpoint
+    stop = StopOnSignal()
+    callbacks = [stop]
+    if training.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(training.early_stopping_patience, training.early_stopping_threshold))
+    trainer = GenaiSeq2SeqTrainer(
+        model=model,
+        args=training,
+        train_dataset=sets["train"],
+        eval_dataset=sets["validation"],
+        data_collator=Seq2SeqCollator(source_tokenizer, model=model),
+        compute_metrics=metrics_of_ids(target_tokenizer),
+        callbacks=callbacks,
+    )
+    train_started = time.perf_counter()
+    with stop:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    train_seconds = time.perf_counter() - train_started
+
+    if not is_main:
+        return {}
+    test = pairs.test[: data.max_test_samples]
+    scores = score_model(
+        model,
+        tokenizers,
+        test["source"],
+        test["target"],
+        training_targets=pairs.train["target"][:],
+        batch_size=training.per_device_eval_batch_size,
+        max_source_length=data.max_source_length,
+    )
+    results = summary_of_run(arguments, argv, model, pairs, scores)
+    results["attention_maps"] = draw_some(model, tokenizers, test["source"][: training.num_attention_maps], folder)
+    results["train_steps"], results["resumed_from"] = trainer.state.global_step, checkpoint
+    results["train_seconds"] = round(train_seconds, 1)
+    results["total_seconds"] = round(time.perf_counter() - started, 1)
+    write_json(f"{folder}/results.json", results)
+    card = card_of_run(arguments, results, pairs, two_tokenizers=target_tokenizer is not source_tokenizer)
+    save_for_hub(folder, model, tokenizers, card, attachments=[f"{folder}/results.json"], overwrite=True)
+    if publish:
+        push(folder, training.hub_model_id or folder, private=bool(training.hub_private_repo))
+    return results
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except TrainingInterrupted as interruption:
+        print(interruption, file=sys.stderr)
+        sys.exit(interruption.exit_code)

@@ -1,0 +1,176 @@
+"""The command `hf-genai`: what it answers, what it writes, how it fails."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from hf_genai import cli
+
+HELP = """
+import contextlib, io, resource, sys
+from hf_genai.cli import main
+for argv in (["--help"], ["train", "--help"], ["demo", "--help"], []):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        main(argv)
+    assert "hf-genai" in out.getvalue(), argv
+assert "torch" not in sys.modules and "transformers" not in sys.modules
+usage = resource.getrusage(resource.RUSAGE_SELF)
+print(usage.ru_utime + usage.ru_stime)
+"""
+
+
+def run(*argv) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(word) for word in argv])
+    return ended.value.code
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The folder that `hf-genai demo` leaves, after a few steps, and what it printed."""
+    folder = tmp_path_factory.mktemp("demo") / "hf_genai_demo"
+    options = ["--max_steps", "3", "--train_size", "100", "--test_data", "8", "--validation_data", "8", "--use_cpu"]
+    options += ["--vocab_size", "320", "--model.hidden_size", "16", "--disable_tqdm", "true", "--eval_steps", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "hf_genai.cli",
+        "demo",
+        "--output-dir",
+        str(folder),
+        *options,
+        "--save_steps",
+        "2",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_help_answers_in_half_a_second_without_torch():
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 0.5  # seconds of processor time, so that a busy machine fails nobody
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "generate", "attend", "evaluate", "push"])
+def test_the_help_of_each_command_shows_examples(command, capsys):
+    assert run(command, "--help") == 0
+    assert f"hf-genai {command} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "message"),
+    [
+        (["genrate"], 2, "No such command 'genrate'. Did you mean 'generate'?"),
+        (["generate"], 2, "Missing argument 'MODEL'"),
+        (["generate", "m", "text", "--num-beams", "0"], 2, "--num_beams"),
+        (["train", "rnn_tony"], 2, "one of rnn_base, rnn_small, rnn_tiny, got 'rnn_tony'"),
+        (["train", "nowhere.yaml"], 2, "no file nowhere.yaml"),
+        (["train", "rnn_tiny", "--learing_rate", "1"], 2, "did you mean 'learning_rate'"),
+        (["train", "rnn_tiny", "--output_dir", "x", "--model.hiden_size", "8"], 2, "did you mean 'model.hidden_size'"),
+        (["evaluate", "m", "--data", "cldr:en-fr", "--split", "tset"], 2, "split must be one of"),
+        (["evaluate", "m", "--data", "cldr:en-xx"], 2, "'xx' is unknown"),
+        (["push", "nowhere", "me/model", "--dry-run"], 2, "nowhere"),
+    ],
+)
+def test_wrong_use_is_one_line_that_names_the_problem(argv, code, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(*argv) == code
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+
+
+def test_a_traceback_is_shown_on_request_alone(capsys):
+    with pytest.raises(ValueError, match="rnn_tony"):
+        cli.main(["--debug", "train", "rnn_tony"])
+
+
+def test_train_help_with_a_config_lists_every_key(capsys):
+    assert run("train", "rnn_tiny", "--help") == 0
+    out = capsys.readouterr().out
+    assert "--num_threads" in out and "--separate_vocabularies" in out
+
+
+def test_a_config_of_ones_own_names_its_recipe(tmp_path, monkeypatch):
+    from hf_genai import training
+
+    seen = []
+    recipe = type("Recipe", (), {"main": staticmethod(lambda argv: seen.append(argv) or {})})
+    monkeypatch.setattr(training, "load_recipe", lambda name: seen.append(name) or recipe)
+    config = tmp_path / "mine.yaml"
+    config.write_text("recipe: train_seq2seq\n")
+    cli.run_recipe(config, ["--seed", "3"])
+    assert seen == ["train_seq2seq", [str(config), "--seed", "3"]]
+
+
+def test_the_demo_says_what_it_learned_and_where_everything_lies(demo):
+    folder, out = demo
+    results = json.loads((folder / "results.json").read_text("utf-8"))
+    for word in (
+        "this model",
+        "copy source",
+        "most frequent target",
+        "BLEU",
+        "results.json",
+        "attention-1.html",
+        "README.md",
+    ):
+        assert word in out
+    assert f"{results['parameters']:,} parameters" in out and results["samples"][0]["source"] in out
+    assert f"hf-genai attend {folder}" in out
+
+
+def test_the_demo_does_not_overwrite_what_is_there(demo, capsys):
+    folder, _ = demo
+    before = (folder / "results.json").read_bytes()
+    assert run("demo", "--output_dir", folder) == 2
+    assert "not empty" in capsys.readouterr().err
+    assert (folder / "results.json").read_bytes() == before
+
+
+def test_generate_writes_a_line_for_each_text(demo, capsys, tmp_path, monkeypatch):
+    folder, _ = demo
+    lines = tmp_path / "lines.txt"
+    lines.write_text("in 3 days\n5 euros\n", encoding="utf-8")
+    assert run("generate", folder, "in 3 days", "5 euros", "--num_beams", "2", "--max-new-tokens", "5") == 0
+    given = capsys.readouterr().out
+    assert len(given.splitlines()) == 2
+    assert run("generate", folder, "--input_file", lines, "--num_beams", "2", "--max_new_tokens", "5") == 0
+    assert capsys.readouterr().out == given
+    monkeypatch.setattr("sys.stdin", lines.open(encoding="utf-8"))
+    assert run("generate", folder, "--num_beams", "2", "--max_new_tokens", "5") == 0
+    assert capsys.readouterr().out == given
+
+
+def test_attend_writes_both_pictures_and_overwrites_none_unasked(demo, capsys, tmp_path):
+    folder, _ = demo
+    assert run("attend", folder, "in 3 days", "--output", tmp_path / "map.png") == 0
+    assert (tmp_path / "map.png").stat().st_size > 1000
+    (tmp_path / "map.html").write_text("mine")
+    assert run("attend", folder, "in 3 days", "--output", tmp_path / "map") == 2
+    assert "would be overwritten" in capsys.readouterr().err
+    assert (tmp_path / "map.html").read_text() == "mine"
+    assert run("attend", folder, "in 3 days", "--output", tmp_path / "map", "--force") == 0
+    assert "in" in (tmp_path / "map.html").read_text("utf-8")
+
+
+def test_evaluate_repeats_the_figures_of_the_training(demo, capsys, tmp_path):
+    folder, _ = demo
+    pairs = tmp_path / "pairs.tsv"
+    pairs.write_text("en\tfr\nin 3 days\tdans 3 jours\n5 euros\t5 euros\n", encoding="utf-8")
+    options = ["--data", pairs, "--source_column", "en", "--target-column", "fr", "--split", "all"]
+    assert run("evaluate", folder, *options, "--output", tmp_path / "scores.json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "scores.json").read_text("utf-8"))
+    assert printed["num_examples"] == 2 and printed["baselines"]["copy_source"]["exact_match"] == 0.5
+    assert run("evaluate", folder, *options, "--output", tmp_path / "scores.json") == 2
+
+
+def test_push_lists_what_would_go_and_sends_nothing(demo, capsys):
+    folder, _ = demo
+    assert run("push", folder, "me/model", "--dry_run") == 0
+    out = capsys.readouterr().out
+    assert "model.safetensors" in out and "checkpoint-" not in out and "nothing was sent" in out

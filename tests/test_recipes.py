@@ -1,0 +1,161 @@
+"""Each recipe, a few steps long, through its `main`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig, AutoModelForSeq2SeqLM
+
+from hf_genai.data import load_tokenizers
+from hf_genai.training import load_recipe, recipes_dir
+from hf_genai.training.trainer import GenaiSeq2SeqTrainer, TrainingInterrupted
+
+TINY = str(recipes_dir() / "configs" / "train_seq2seq" / "rnn_tiny.yaml")
+SHORT = [
+    *("--train_size", "120", "--validation_data", "8", "--test_data", "8", "--vocab_size", "320"),
+    *("--eval_steps", "3", "--save_steps", "3", "--max_target_length", "24", "--generation.max_new_tokens", "8"),
+    *("--num_attention_maps", "1", "--disable_tqdm", "true", "--use_cpu", "true"),
+]
+SMALL = ["--model.hidden_size", "16"]
+T5 = """
+recipe: train_seq2seq
+tokenizer_kind: char
+model: {model_type: t5, d_model: 16, d_kv: 8, d_ff: 32, num_layers: 1, num_decoder_layers: 1, num_heads: 2}
+label_smoothing_factor: 0.1
+generation: {suppress_tokens: [0, 1, 2, 3]}
+"""
+
+
+@pytest.fixture(scope="module")
+def main():
+    return load_recipe("train_seq2seq").main
+
+
+def weights_of(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_two_steps_leave_a_folder_that_opens_and_says_what_was_done(main, tmp_path):
+    folder = tmp_path / "run"
+    results = main([TINY, "--output_dir", str(folder), *SHORT, *SMALL, "--max_steps", "2"])
+    assert results == json.loads((folder / "results.json").read_text("utf-8"))
+    assert set(results["baselines"]) == {"copy_source", "most_frequent_target"}
+    assert results["num_examples"] == 8 and results["train_steps"] == 2
+    assert results["parameters"] == AutoModelForSeq2SeqLM.from_pretrained(folder).num_parameters()
+    assert {"bleu", "chrf", "exact_match", "train_seconds", "versions", "command"} <= set(results)
+    assert (folder / "attention-1.png").stat().st_size > 1000 and "<html" in (folder / "attention-1.html").read_text(
+        "utf-8"
+    )
+    source, target = load_tokenizers(folder)
+    assert source is target and source("in 3 days")["input_ids"][-1] == 2
+    card = (folder / "README.md").read_text("utf-8")
+    assert "hf-genai train rnn_tiny --output_dir run" in card and str(tmp_path) not in card
+    config = json.loads((folder / "generation_config.json").read_text("utf-8"))
+    assert config["max_new_tokens"] == 8 and "max_length" not in config
+
+
+def test_the_same_file_trains_a_t5(main, tmp_path):
+    config = tmp_path / "t5.yaml"
+    config.write_text(T5)
+    results = main([str(config), "--output_dir", str(tmp_path / "t5"), *SHORT, "--max_steps", "2"])
+    assert AutoConfig.from_pretrained(tmp_path / "t5").model_type == results["model_type"] == "t5"
+    assert results["attention_maps"] == ["attention-1.png", "attention-1.html"]
+
+
+def test_two_vocabularies_are_trained_and_saved(main, tmp_path):
+    options = [
+        "--separate_vocabularies",
+        "--target_vocab_size",
+        "300",
+        "--max_steps",
+        "1",
+        "--num_attention_maps",
+        "0",
+    ]
+    main([TINY, "--output_dir", str(tmp_path), *SHORT, *SMALL, *options, "--overwrite_output_dir"])
+    source, target = load_tokenizers(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert (config.source_vocab_size, config.vocab_size) == (len(source), len(target)) == (320, 300)
+
+
+def test_a_model_is_fine_tuned_with_its_own_tokenizer(main, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    main([TINY, "--output_dir", str(first), *SHORT, *SMALL, "--max_steps", "1"])
+    config = tmp_path / "tune.yaml"
+    config.write_text(f"model_name_or_path: {first}\nmodel: {{dropout: 0.3}}\n")
+    main([str(config), "--output_dir", str(second), *SHORT, "--max_steps", "1", "--learning_rate", "0"])
+    assert weights_of(first) == weights_of(second)
+    assert (first / "tokenizer.json").read_bytes() == (second / "tokenizer.json").read_bytes()
+    assert AutoConfig.from_pretrained(second).dropout == 0.3
+
+
+def test_a_run_that_was_interrupted_and_resumed_equals_one_that_was_not(main, tmp_path, monkeypatch, capsys):
+    options = [*SHORT, *SMALL, "--max_steps", "6", "--num_attention_maps", "0"]
+    main([TINY, "--output_dir", str(tmp_path / "whole"), *options])
+    step, count = GenaiSeq2SeqTrainer.training_step, iter(range(100))
+
+    def interrupted(self, *args, **kwargs):
+        if next(count) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(GenaiSeq2SeqTrainer, "training_step", interrupted)
+    again = [TINY, "--output_dir", str(tmp_path / "parts"), *options]
+    with pytest.raises(TrainingInterrupted, match="after step 4 of 6"):
+        main(again)
+    with pytest.raises(ValueError, match="is not empty"):
+        main(again)
+    results = main([*again, "--resume_from_checkpoint"])
+    assert results["train_steps"] == 6 and results["resumed_from"].endswith("checkpoint-4")
+    assert weights_of(tmp_path / "parts") == weights_of(tmp_path / "whole")
+
+
+def test_a_vocabulary_smaller_than_the_ids_and_an_empty_set_are_refused(main, tmp_path):
+    with pytest.raises(ValueError, match=r"model.vocab_size \(30\) is smaller"):
+        main([TINY, "--output_dir", str(tmp_path / "a"), *SHORT, *SMALL, "--model.vocab_size", "30"])
+    (tmp_path / "empty.csv").write_text("source,target\n")
+    with pytest.raises(ValueError, match=r"empty\.csv"):
+        main([TINY, "--output_dir", str(tmp_path / "b"), "--data", str(tmp_path / "empty.csv")])
+
+
+def test_sources_that_are_too_long_are_counted_and_reported(main, tmp_path, caplog):
+    main([TINY, "--output_dir", str(tmp_path), *SHORT, *SMALL, "--max_steps", "1", "--max_source_length", "6"])
+    assert "sources cut at 6 ids" in caplog.text
+
+
+def test_sigterm_ends_the_script_with_143_and_a_checkpoint_to_resume(tmp_path):
+    script = [sys.executable, str(recipes_dir() / "train_seq2seq.py"), TINY, "--output_dir", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [
+            *script,
+            *SHORT,
+            *SMALL,
+            "--max_steps",
+            "100000",
+            "--eval_strategy",
+            "no",
+            "--load_best_model_at_end",
+            "false",
+        ],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(recipes_dir().parent)},
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "run").glob("checkpoint-*")) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        process.terminate()
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 143, errors
+    assert "is whole. Go on with the same command and --resume_from_checkpoint true" in errors
+    assert "Traceback" not in errors

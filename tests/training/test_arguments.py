@@ -1,0 +1,147 @@
+import pytest
+
+from hf_genai.data import train_tokenizer
+from hf_genai.training.arguments import load_yaml, parse_arguments
+from hf_genai.training.model_config import build_config
+
+T5 = """
+model: {model_type: t5, d_model: 32, d_ff: 64}
+learning_rate: 1e-3
+eval_strategy: no
+generation: {num_beams: 2}
+output_dir: somewhere
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    def write(text=T5):
+        path = tmp_path / "config.yaml"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["one two three", "un deux trois"], kind="char", vocab_size=40)
+
+
+def test_the_file_wins_over_defaults_and_the_command_line_over_the_file(config):
+    arguments = parse_arguments(
+        [config(), "--learning-rate", "2e-3", "--model.d_ff=16", "--generation.num_beams", "4"]
+    )
+    assert arguments.training.learning_rate == 2e-3
+    assert arguments.model.model == {"model_type": "t5", "d_model": 32, "d_ff": 16}
+    assert arguments.generation.generation == {"num_beams": 4}
+    assert arguments.training.eval_strategy == "no"  # a bare `no`, which YAML reads as false
+    assert arguments.training.per_device_train_batch_size == 64
+    assert parse_arguments([config()]).training.learning_rate == 1e-3  # 1e-3, which PyYAML reads as a text
+
+
+def test_what_was_given_is_kept_apart_from_defaults(config):
+    assert set(parse_arguments([config(), "--seed", "7"]).given) == {
+        *("model", "learning_rate", "eval_strategy", "generation", "output_dir", "seed")
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("learing_rate: 1\n", [], r"config\.yaml: unknown key 'learing_rate'; did you mean 'learning_rate'"),
+        ("", ["--learing_rate", "1"], r"the command line: unknown key 'learing_rate'; did you mean 'learning_rate'"),
+        (
+            "",
+            ["--generation.num_beems", "3"],
+            r"unknown key 'generation.num_beems'; did you mean 'generation.num_beams'",
+        ),
+        ("num_train_epochs: soon\n", [], r"config\.yaml: .*num_train_epochs.*invalid float value: 'soon'"),
+        ("", ["--seed", "1.5"], r"the command line: .*seed.*invalid int value: '1\.5'"),
+        ("use_cpu: 3\n", [], r"config\.yaml: .*use_cpu.*Truthy value expected"),
+        ("train_sampling_strategy: group_by_lenght\n", [], r"invalid choice: 'group_by_lenght'"),
+        ("seed: 1\nseed: 2\n", [], r"the key 'seed' stands there twice"),
+        ("learning_rate: null\n", [], r"learning_rate may not be null"),
+        ("logging_steps: [1, 2]\n", [], r"logging_steps takes one value"),
+        ("- a\n- b\n", [], r"expected `key: value` lines, got list"),
+        ("seed: [1\n", [], r"config\.yaml: while parsing"),
+        ("model: t5\n", [], r"config\.yaml: .*model.*invalid mapping value|expected a mapping"),
+        ("", ["--model.d_model"], r"--model.d_model needs a value"),
+        ("", ["7"], r"there is no file 7"),
+        ("", ["--seed", "7", "8"], r"'8' belongs to no --key"),
+    ],
+)
+def test_a_wrong_key_or_value_is_an_error_that_names_it_and_its_place(config, text, options, message):
+    with pytest.raises(ValueError, match=message):
+        parse_arguments([config(text), *options, *([] if "7" in options else ["--output_dir", "x"])])
+
+
+def test_a_run_needs_an_output_folder(config):
+    with pytest.raises(ValueError, match="output_dir"):
+        parse_arguments([config("seed: 1\n")])
+
+
+def test_numbers_and_lists_reach_load_pairs_as_such(config):
+    text = "data: [a.en, a.fr]\nvalidation_data: 0.1\ntest_data: 20\nlanguages: [en, fr]\noutput_dir: x\n"
+    options = parse_arguments([config(text)]).data.load_options()
+    assert (options["source"], options["validation"], options["test"]) == (["a.en", "a.fr"], 0.1, 20)
+    assert options["languages"] == ("en", "fr")
+    assert parse_arguments([config()]).data.load_options()["source"] == "cldr:en-fr"
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--model.d_modle=1", r"the command line: unknown key 'model.d_modle'; did you mean 'model.d_model'"),
+        ("--model.d_model=big", r"the command line: model: .*field 'd_model'.*expected int"),
+        ("--model.vocab_size=3", r"model.vocab_size \(3\) is smaller than the tokenizer's"),
+        ("--model.model_type=genai_rn", r"unknown model.model_type 'genai_rn'; did you mean 'genai_rnn'"),
+        ("--model={hiden_size: 3, model_type: genai_rnn}", r"unknown key 'model.(hiden_size|d_model|d_ff)'"),
+    ],
+)
+def test_a_wrong_field_of_the_model_is_an_error_that_names_it(config, tokenizer, option, message):
+    with pytest.raises(ValueError, match=message):
+        build_config(parse_arguments([config(), option]), tokenizer, tokenizer)
+
+
+def test_a_misspelt_field_of_our_own_config_is_refused(config, tokenizer):
+    arguments = parse_arguments([config("model: {model_type: genai_rnn, hiden_size: 8}\noutput_dir: x\n")])
+    with pytest.raises(
+        ValueError, match=r"config\.yaml: unknown key 'model\.hiden_size'; did you mean 'model\.hidden_size'"
+    ):
+        build_config(arguments, tokenizer, tokenizer)
+
+
+def test_the_tokenizers_decide_sizes_and_special_ids(config, tokenizer):
+    built = build_config(parse_arguments([config()]), tokenizer, tokenizer)
+    assert (built.vocab_size, built.d_model) == (len(tokenizer), 32)
+    assert (built.pad_token_id, built.eos_token_id, built.decoder_start_token_id) == (0, 2, 1)
+
+
+def test_two_vocabularies_need_a_config_with_two(config, tokenizer):
+    other = train_tokenizer(["abcdefghijklmnop"], kind="char", vocab_size=40)
+    with pytest.raises(ValueError, match="separate_vocabularies"):
+        build_config(parse_arguments([config()]), tokenizer, other)
+    text = "model: {model_type: genai_rnn, hidden_size: 8}\noutput_dir: x\n"
+    built = build_config(parse_arguments([config(text)]), tokenizer, other)
+    assert (built.source_vocab_size, built.vocab_size) == (len(tokenizer), len(other))
+    text = "model: {model_type: marian, d_model: 16}\noutput_dir: x\n"
+    built = build_config(parse_arguments([config(text)]), tokenizer, other)
+    assert (built.vocab_size, built.decoder_vocab_size) == (len(tokenizer), len(other))
+    assert not built.share_encoder_decoder_embeddings
+
+
+def test_lengths_beyond_the_positions_of_the_model_are_refused(config, tokenizer):
+    text = "model: {model_type: bart, d_model: 16, max_position_embeddings: 32}\noutput_dir: x\n"
+    with pytest.raises(ValueError, match=r"max_source_length \(128\) must be at most .*\(32\)"):
+        build_config(parse_arguments([config(text)]), tokenizer, tokenizer)
+
+
+def test_every_shipped_config_is_read_without_an_error(tokenizer):
+    from hf_genai.training import recipes_dir
+
+    paths = sorted((recipes_dir() / "configs" / "train_seq2seq").glob("*.yaml"))
+    assert {path.stem for path in paths} >= {"rnn_tiny", "rnn_small", "rnn_base"}
+    for path in paths:
+        assert load_yaml(path)["recipe"] == path.parent.name
+        build_config(parse_arguments([str(path), "--output_dir", "x", "--use_cpu"]), tokenizer, tokenizer)

@@ -1,0 +1,108 @@
+import errno
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hf_genai.training.checkpoints import checkpoint_fault, checkpoint_to_resume, prepare_output_dir
+
+
+def make_checkpoint(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    save_file({"weight": torch.ones(64)}, folder / "model.safetensors")
+    for name in ("optimizer.pt", "scheduler.pt"):
+        torch.save({"state": torch.ones(64)}, folder / name)
+    (folder / "trainer_state.json").write_text('{"global_step": 1}')
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_a_whole_checkpoint_has_no_fault(tmp_path):
+    assert checkpoint_fault(make_checkpoint(tmp_path / "checkpoint-1")) is None
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"])
+@pytest.mark.parametrize("damage", [cut, Path.unlink])
+def test_a_checkpoint_cut_in_half_or_lacking_a_file_is_not_resumed_from(tmp_path, name, damage):
+    good, bad = make_checkpoint(tmp_path / "checkpoint-9"), make_checkpoint(tmp_path / "checkpoint-10")
+    damage(bad / name)
+    assert name.split(".")[0] in checkpoint_fault(bad)
+    assert checkpoint_to_resume(tmp_path, "true") == str(good)  # 10 is newer than 9, but broken
+    with pytest.raises(ValueError, match="checkpoint-10"):
+        checkpoint_to_resume(tmp_path, str(bad))
+
+
+def test_an_unfinished_checkpoint_is_skipped_with_a_warning(tmp_path, caplog):
+    good, bad = make_checkpoint(tmp_path / "checkpoint-1"), make_checkpoint(tmp_path / "checkpoint-2")
+    (bad / "checkpoint-is-incomplete.txt").write_text("")
+    assert checkpoint_to_resume(tmp_path, "true") == str(good)
+    assert "checkpoint-2" in caplog.text
+
+
+def test_nothing_to_resume_is_an_error_and_not_a_new_run(tmp_path):
+    with pytest.raises(ValueError, match="no whole checkpoint"):
+        checkpoint_to_resume(tmp_path, "true")
+    assert checkpoint_to_resume(tmp_path, None) is None
+
+
+def test_an_output_folder_that_holds_something_is_refused(tmp_path):
+    make_checkpoint(tmp_path / "run" / "checkpoint-1")
+    with pytest.raises(ValueError, match="not empty.*resume_from_checkpoint.*overwrite_output_dir"):
+        prepare_output_dir(tmp_path / "run", overwrite=False, resume=False)
+    with pytest.raises(ValueError, match="exclude each other"):
+        prepare_output_dir(tmp_path / "run", overwrite=True, resume=True)
+    prepare_output_dir(tmp_path / "run", overwrite=False, resume=True)
+    assert (tmp_path / "run" / "checkpoint-1").is_dir()
+
+
+def test_overwriting_deletes_the_checkpoints_and_nobody_elses_files(tmp_path, caplog):
+    make_checkpoint(tmp_path / "checkpoint-1")
+    (tmp_path / "thesis.txt").write_text("mine")
+    (tmp_path / "checkpoint-of-mine").mkdir()
+    prepare_output_dir(tmp_path, overwrite=True, resume=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-of-mine", "thesis.txt"]
+    assert "deleting" in caplog.text
+
+
+def test_a_full_disk_at_a_checkpoint_leaves_the_earlier_one_whole(tmp_path, monkeypatch, tiny_trainer):
+    trainer = tiny_trainer(tmp_path, max_steps=4, save_steps=2, save_total_limit=1)
+    save = torch.save
+
+    def full(state, path, *args, **kwargs):
+        if "checkpoint-4" in str(path) and "optimizer" in str(path):
+            Path(path).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(state, path, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"could not save .*checkpoint-4: .*No space left.*resume_from_checkpoint"):
+        trainer.train()
+    assert not (tmp_path / "checkpoint-4").exists()
+    assert checkpoint_fault(tmp_path / "checkpoint-2") is None
+
+
+def test_an_older_checkpoint_is_deleted_only_when_the_newer_is_whole(tmp_path, monkeypatch, tiny_trainer):
+    from hf_genai.training import trainer as module
+
+    rotate, seen = module.rotate_checkpoints, []
+
+    def watch(folder, *args, **kwargs):
+        seen.append([checkpoint_fault(path) for path in Path(folder).glob("checkpoint-*")])
+        rotate(folder, *args, **kwargs)
+
+    monkeypatch.setattr(module, "rotate_checkpoints", watch)
+    tiny_trainer(tmp_path, max_steps=2, save_steps=1, save_total_limit=1).train()
+    assert seen == [[None], [None, None]]
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_a_checkpoint_folder_copied_elsewhere_can_be_named(tmp_path):
+    folder = make_checkpoint(tmp_path / "run" / "checkpoint-3")
+    shutil.copytree(folder, tmp_path / "kept")
+    assert checkpoint_to_resume(tmp_path / "new", str(tmp_path / "kept")) == str(tmp_path / "kept")

@@ -1,0 +1,90 @@
+import os
+import signal
+
+import pytest
+import torch
+from transformers import T5Config, T5ForConditionalGeneration
+
+from hf_genai.training.checkpoints import checkpoint_fault
+from hf_genai.training.trainer import StopOnSignal, TrainingInterrupted
+
+
+def losses_of(trainer):
+    inputs = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
+    modes = {}
+    for mode in (True, False):
+        trainer.model.train(mode)
+        torch.manual_seed(0)
+        modes[mode] = trainer.compute_loss(trainer.model, dict(inputs)).item()
+    return modes
+
+
+def test_a_model_that_smooths_its_labels_is_asked_to_in_training_alone(tmp_path, tiny_trainer):
+    plain = losses_of(tiny_trainer(tmp_path / "plain"))
+    smooth = losses_of(tiny_trainer(tmp_path / "smooth", label_smoothing_factor=0.3))
+    assert abs(smooth[True] - plain[True]) > 1e-4
+    assert smooth[False] == plain[False]
+
+
+def test_smoothing_inside_the_model_equals_the_smoother_of_transformers(tmp_path, tiny_trainer):
+    trainer = tiny_trainer(tmp_path, label_smoothing_factor=0.3)
+    inputs = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
+    model = trainer.model.train()
+    torch.manual_seed(0)
+    inside = trainer.compute_loss(model, dict(inputs))
+    torch.manual_seed(0)
+    logits = model(**inputs, skip_logits=False).logits
+    expected = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), inputs["labels"].flatten(), ignore_index=-100, label_smoothing=0.3
+    )
+    torch.testing.assert_close(inside, expected)
+
+
+def test_any_other_model_gets_the_smoother_of_transformers(tmp_path, tiny_trainer):
+    config = T5Config(vocab_size=16, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=1)
+    trainer = tiny_trainer(tmp_path, model=T5ForConditionalGeneration(config), label_smoothing_factor=0.3)
+    assert trainer.label_smoother is not None
+    assert losses_of(trainer)[True] > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_training_after_a_whole_checkpoint(tmp_path, tiny_trainer, number, capsys):
+    stop = StopOnSignal()
+    trainer = tiny_trainer(tmp_path, callbacks=[stop], max_steps=10, save_steps=100)
+    step, count = trainer.training_step, iter(range(10))
+
+    def step_with_a_signal(*args, **kwargs):
+        if next(count) == 2:
+            os.kill(os.getpid(), number)
+        return step(*args, **kwargs)
+
+    trainer.training_step = step_with_a_signal
+    before = signal.getsignal(number)
+    with (
+        pytest.raises(
+            TrainingInterrupted, match="after step 3 of 10.*checkpoint-3.*resume_from_checkpoint"
+        ) as stopped,
+        stop,
+    ):
+        trainer.train()
+    assert stopped.value.exit_code == 128 + number
+    assert checkpoint_fault(tmp_path / "checkpoint-3") is None
+    assert signal.getsignal(number) is before
+    assert "saving a checkpoint" in capsys.readouterr().err
+
+
+def test_a_second_signal_stops_at_once(tmp_path, tiny_trainer):
+    stop = StopOnSignal()
+    trainer = tiny_trainer(tmp_path, callbacks=[stop], max_steps=10, save_steps=100)
+    trainer.training_step = lambda *args, **kwargs: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)]
+    with pytest.raises(KeyboardInterrupt), stop:
+        trainer.train()
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_evaluation_leaves_the_generation_config_as_it_was(tmp_path, tiny_trainer):
+    trainer = tiny_trainer(tmp_path)
+    trainer.model.generation_config.max_new_tokens = 4
+    before = trainer.model.generation_config.to_dict()
+    trainer.evaluate()
+    assert trainer.model.generation_config.to_dict() == before
