@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .fast_path import fast_path_allowed, needs_gradient
+from .matmul import matmul
 
 
 def linear_cross_entropy(
@@ -19,7 +20,7 @@ def linear_cross_entropy(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     num_items_in_batch: Tensor | int | None = None,
-    chunk_size: int = 256,
+    chunk_size: int = 512,
 ) -> Tensor:
     """Cross-entropy of `labels` under softmax(hidden @ weight.T + bias), in nats per token.
 
@@ -95,18 +96,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
             hidden, weight, bias = (None if x is None else x.to(dtype) for x in (hidden, weight, bias))
             exact = torch.promote_types(dtype, torch.float32)
             loss = torch.zeros((), dtype=exact, device=hidden.device)
-            grads = None
+            # its rows are no power of two apart, as the weight's are: they do not fight for the same lines of the cache
+            transposed, grads = weight.t().contiguous(), None  # (D, V)
             if with_gradient:
                 sums = {"dtype": exact, "device": hidden.device}
                 grads = [
                     torch.empty_like(hidden),
-                    torch.zeros(weight.shape, **sums),
+                    torch.empty(transposed.shape, **sums) if len(hidden) else torch.zeros(transposed.shape, **sums),
                     None if bias is None else torch.zeros(bias.shape, **sums),
                 ]
-            memory = hidden.new_empty(min(chunk_size, len(hidden)), len(weight))
             for start in range(0, len(hidden), chunk_size):
                 rows = slice(start, start + chunk_size)
-                loss += _chunk(hidden[rows], weight, bias, labels[rows], label_smoothing, memory, grads, rows)
+                loss += _chunk(hidden[rows], transposed, bias, labels[rows], label_smoothing, grads, rows)
         if grads is not None:
             ctx.save_for_backward(*grads)
         ctx.dtypes = dtypes
@@ -115,20 +116,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, loss_grad):
-        grads = [
-            None if grad is None else (grad * loss_grad).to(dtype)
-            for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        ]
+        hidden, weight, bias = ctx.saved_tensors
+        grads = hidden * loss_grad, weight.t().contiguous().mul_(loss_grad), None if bias is None else bias * loss_grad
+        grads = (None if grad is None else grad.to(dtype) for grad, dtype in zip(grads, ctx.dtypes, strict=True))
         return *grads, None, None, None, None
 
 
-def _chunk(hidden, weight, bias, labels, smoothing, memory, grads, rows) -> Tensor:
-    """Loss of a chunk, summed; adds its gradients to grads (hidden, weight, bias), if given."""
-    logits = memory[: len(hidden)]
-    if bias is None:
-        torch.mm(hidden, weight.t(), out=logits)
-    else:
-        torch.addmm(bias, hidden, weight.t(), out=logits)
+def _chunk(hidden, weight, bias, labels, smoothing, grads, rows) -> Tensor:
+    """Loss of a chunk, summed; adds its gradients to grads (hidden, weight, bias), if given. weight is (D, V)."""
+    logits = matmul(hidden, weight)
+    if bias is not None:
+        logits += bias
     scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
     label_column = labels.unsqueeze(1)
     top = scores.amax(1, keepdim=True)
@@ -146,9 +144,7 @@ def _chunk(hidden, weight, bias, labels, smoothing, memory, grads, rows) -> Tens
         if bias_grad is not None:
             bias_grad += probs.sum(0)
         logits_grad = probs.to(weight.dtype)
-        torch.mm(logits_grad, weight, out=hidden_grad[rows])
-        if logits_grad.dtype == weight_grad.dtype:
-            weight_grad.addmm_(logits_grad.t(), hidden)
-        else:
-            weight_grad += logits_grad.t() @ hidden
+        hidden_grad[rows] = matmul(logits_grad, weight.t())
+        share = matmul(hidden.t(), logits_grad)
+        weight_grad.add_(share) if rows.start else weight_grad.copy_(share)
     return loss

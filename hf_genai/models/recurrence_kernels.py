@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .matmul import adder
+
 
 def tanh_(x: Tensor) -> Tensor:
     """tanh in place."""
@@ -252,6 +254,7 @@ class Recurrence(torch.autograd.Function):
         h = states[:, 0].unbind()
         cell.start(block, states)
         recurrent = torch.cat([*leading, cell.order(weight)]).t().contiguous()  # (H, product)
+        add_recurrent = adder(batch, recurrent)
 
         readouts, weights, memory = None, None, []
         if keys is not None:
@@ -267,7 +270,7 @@ class Recurrence(torch.autograd.Function):
         if not after:
             inputs = inputs.unbind()
             for t in range(steps):
-                products[t].addmm_(h[t], recurrent)
+                add_recurrent(products[t], h[t])
                 if keys is not None:
                     attention.step(t, queries[t])
                     inputs[t].add_(torch.bmm(step_weights[t], context_gates).squeeze(1))
@@ -275,16 +278,16 @@ class Recurrence(torch.autograd.Function):
         else:
             readouts = gates.new_empty(steps + 1, batch, values.shape[2])
             readouts[0] = feed
-            f, from_feed = readouts.unbind(), feed_weight.t().contiguous()
+            f, add_feed = readouts.unbind(), adder(batch, feed_weight.t().contiguous())
             next_readout = readouts.unsqueeze(2).unbind()
             inputs = inputs.unbind()
             before_readout = rows[..., lead - values.shape[2] : lead].unsqueeze(2).unbind()
             rows[0, :, lead:product].addmm_(h[0], recurrent[:, lead:])
             for t in range(steps):
-                inputs[t].addmm_(f[t], from_feed)
+                add_feed(inputs[t], f[t])
                 cell.step(t)
                 if t < steps - 1:
-                    products[t + 1].addmm_(h[t + 1], recurrent)
+                    add_recurrent(products[t + 1], h[t + 1])
                 else:
                     rows[t + 1, :, :lead].addmm_(h[t + 1], recurrent[:, :lead])
                 attention.step(t, queries[t + 1])
@@ -325,7 +328,7 @@ class Recurrence(torch.autograd.Function):
         if state_grads is not None:
             state_grads = state_grads.permute(1, 2, 0, 3)  # (T, N, B, H)
         cell.start_backward(rows[:steps, :, lead:], states, block, state_grads)
-        dh_outside = [None] * steps if state_grads is None else state_grads[:, 0].unbind()
+        dh_outside = None if state_grads is None else state_grads[:, 0].unbind()
         recurrent = torch.cat([*leading, cell.order(weight)])
         if keys is not None:
             attention = _SCORES[ctx.score](keys, energy, ctx.scale)
@@ -340,23 +343,24 @@ class Recurrence(torch.autograd.Function):
         if weight_grads is not None:
             weight_grads = weight_grads.transpose(0, 1).unsqueeze(2).unbind()  # T times (B, 1, S)
 
-        def hidden_grad(row: int, columns: slice, carry: Tensor | None) -> Tensor:
-            """Gradient of the state that made a row, by the given columns of its product."""
-            outside = dh_outside[row - 1] if row else None
-            others = [x for x in (outside, carry) if x is not None]
+        add_hidden = adder(batch, recurrent)
+
+        def hidden_grad(row: int, carry: Tensor | None) -> Tensor:
+            """Gradient of the state that made a row: by its product, and by all other ways."""
+            total = torch.zeros_like(states[0, 0]) if carry is None else carry
+            if row and dh_outside is not None:
+                total = total + dh_outside[row - 1]
             if attends and query_weight is None and (row > 0 or not after):
-                others.append(loose_query.squeeze(1) * factor)
-            start = others[0] if others else None
-            for other in others[1:]:
-                start = start + other
-            if start is None:
-                return torch.mm(products[row][:, columns], recurrent[columns])
-            return torch.addmm(start, products[row][:, columns], recurrent[columns])
+                total = total + loose_query.squeeze(1) * factor
+            if row == 0 and after:
+                return torch.addmm(total, products[0][:, lead:], recurrent[lead:])
+            if row == steps:
+                return torch.addmm(total, products[row][:, :lead], recurrent[:lead])
+            return add_hidden(total, products[row])
 
         attends = keys is not None
-        everything, dh = slice(0, product), None
         if not after:
-            dh = states.new_zeros(batch, size) if dh_outside[-1] is None else dh_outside[-1]
+            dh = states.new_zeros(batch, size) if dh_outside is None else dh_outside[-1]
             if attends:
                 context = inputs.unsqueeze(2).unbind()
                 context_transposed = context_gates.transpose(1, 2)
@@ -367,7 +371,7 @@ class Recurrence(torch.autograd.Function):
                     if weight_grads is not None:
                         da += weight_grads[t]
                     attention.step_backward(t, da, query_grads[t])
-                dh = hidden_grad(t, everything, carry)
+                dh = hidden_grad(t, carry)
         else:
             size_f = values.shape[2]
             before_readout = grads[..., lead - size_f : lead].unbind()
@@ -377,23 +381,19 @@ class Recurrence(torch.autograd.Function):
             df_outside = None if readout_grads is None else readout_grads.transpose(0, 1).unbind()
             grads[0, :, :lead] = 0
             grads[steps, :, lead:] = 0
-            carry, only_lead = None, slice(0, lead)
+            carry, add_feed = None, adder(batch, feed_weight)
             for t in range(steps - 1, -1, -1):
-                outside = None if df_outside is None else df_outside[t]
-                if t == steps - 1:
-                    df = torch.zeros_like(f[0]) if outside is None else outside
-                elif outside is None:
-                    df = torch.mm(gate_inputs[t + 1], feed_weight)
-                else:
-                    df = torch.addmm(outside, gate_inputs[t + 1], feed_weight)
+                df = torch.zeros_like(f[0]) if df_outside is None else df_outside[t].contiguous()
+                if t < steps - 1:
+                    df = add_feed(df.clone(), gate_inputs[t + 1])
                 before_readout[t + 1].copy_(torch.ops.aten.tanh_backward(df, f[t + 1]))
                 da = torch.bmm(before_readout3[t + 1], values_transposed)
                 if weight_grads is not None:
                     da += weight_grads[t]
                 attention.step_backward(t, da, query_grads[t + 1])
-                dh = hidden_grad(t + 1, only_lead if t == steps - 1 else everything, carry)
+                dh = hidden_grad(t + 1, carry)
                 carry = cell.step_backward(t, dh)
-            dh = hidden_grad(0, slice(lead, product), carry)
+            dh = hidden_grad(0, carry)
 
         flat = grads[..., :product].flatten(0, 1)
         d_recurrent = flat.t() @ states[: len(grads), 0].flatten(0, 1)
