@@ -79,7 +79,6 @@ def make_model(family: str = "bart", vocab_size: int = 380, seed: int = 0, **con
     if family == "rnn":
         sizes = {"embedding_size": 16, "hidden_size": 16}
         config.pop("attn_implementation", None)
-        ids.pop("forced_eos_token_id")
         model = GenaiRNNForConditionalGeneration(GenaiRNNConfig(vocab_size=vocab_size, **sizes, **{**ids, **config}))
     elif family == "t5":
         sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
@@ -92,6 +91,7 @@ def make_model(family: str = "bart", vocab_size: int = 380, seed: int = 0, **con
             "bart": (BartConfig, BartForConditionalGeneration),
             "marian": (MarianConfig, MarianMTModel),
         }[family]
+        ids["forced_eos_token_id"] = None  # Bart would end every text at its longest
         model = model_class(config_class(vocab_size=vocab_size, **sizes, **{**ids, **config}))
     with torch.no_grad():
         for parameter in model.parameters():

@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from .words import word_groups
 
 MISSING = (
-    "the output holds no cross_attentions: ask for output_attentions=True (and return_dict_in_generate=True in "
-    'generate()), and load the model with attn_implementation="eager", since sdpa and flash attention return no weights'
+    "the output holds no cross_attentions: ask for output_attentions=True (in generate() return_dict_in_generate=True "
+    'too), and load the model with attn_implementation="eager", since sdpa and flash attention return no weights'
 )
 
 
@@ -41,9 +41,7 @@ class AttentionMap:
     def __post_init__(self):
         expected = (len(self.target_tokens), len(self.source_tokens))
         if self.weights.shape != expected:
-            raise ValueError(
-                f"weights must have shape (target tokens, source tokens) {expected}, got {self.weights.shape}"
-            )
+            raise ValueError(f"weights must be (target tokens, source tokens) {expected}, got {self.weights.shape}")
 
 
 def attention_maps(

@@ -126,7 +126,7 @@ def generate_texts(
         for start in range(0, len(rows), batch_size):
             some = order[start : start + batch_size]
             batch = source_tokenizer.pad({"input_ids": [rows[index] for index in some]}, return_tensors="pt")
-            sequences = model.generate(**batch.to(model.device), **generate_kwargs)
+            sequences = model.generate(**batch.to(model.device), **generate_kwargs)  # type: ignore[operator]
             sequences = getattr(sequences, "sequences", sequences)
             decoded = target_tokenizer.batch_decode(sequences, skip_special_tokens=True)
             for index, text in zip(some, decoded, strict=True):

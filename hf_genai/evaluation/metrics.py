@@ -94,7 +94,7 @@ class OfflineMetric(evaluate.Metric):
         return super().compute(predictions=predictions, references=references, **kwargs)
 
 
-def _reference_streams(references: Sequence[str] | Sequence[Sequence[str]]) -> list[list[str | None]]:
+def _reference_streams(references: Sequence[str] | Sequence[Sequence[str]]) -> list[list[Any]]:
     """One list per reference number, as sacreBLEU wants them; None where an example has fewer references."""
     if isinstance(references[0], str):
         return [list(references)]  # type: ignore[arg-type]
