@@ -67,10 +67,8 @@ def tokenize_pairs(
         length = [len(source) + len(target) for source, target in zip(sources, targets, strict=True)]
         return {"input_ids": sources, "labels": targets, "length": length}
 
-    # Without the cache: the counts are a side effect, which a cached result would not repeat.
-    tokenized = dataset.map(
-        tokenize, batched=True, remove_columns=dataset.column_names, load_from_cache_file=False, keep_in_memory=True
-    )
+    # In memory, as the counts are a side effect, which a result read from the cache would not repeat.
+    tokenized = dataset.map(tokenize, batched=True, remove_columns=dataset.column_names, keep_in_memory=True)
     return tokenized, TruncationReport(
         len(dataset), cut["source"], cut["target"], max_source_length, max_target_length
     )

@@ -122,6 +122,12 @@ def test_no_source_text_is_in_two_splits_and_order_and_seed_do_not_matter(tmp_pa
         assert sorted(texts(getattr(one, split))) == sorted(texts(getattr(two, split)))
 
 
+def test_the_choice_of_held_out_pairs_is_fixed_for_good(tmp_path):
+    data = load_pairs(write_csv(tmp_path / "a.csv"), validation=3, test=3)
+    assert sorted(data.test["source"]) == ["number 18", "number 2", "number 3"]
+    assert sorted(data.validation["source"]) == ["number 16", "number 28", "number 37"]
+
+
 def test_given_splits_win_over_the_training_set_and_test_over_validation(tmp_path):
     train = write_csv(tmp_path / "train.csv")
     validation = write_csv(tmp_path / "valid.csv", ROWS[:4])

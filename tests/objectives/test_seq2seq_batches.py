@@ -66,8 +66,10 @@ def test_pairs_become_ids_that_end_in_the_end_token(tokenizer):
     assert report.max_source_length == 512  # the tokenizer's own
 
 
-def test_cut_texts_keep_their_end_token_and_are_counted(tokenizer):
+def test_cut_texts_keep_their_end_token_and_are_counted(tokenizer, tmp_path):
     dataset = Dataset.from_dict({"source": ["abcd", "abc", "a"], "target": ["abc", "abcdef", "abcde"]})
+    dataset.save_to_disk(tmp_path)
+    dataset = Dataset.load_from_disk(tmp_path)  # only a dataset with a file has a cache
     for _ in range(2):  # a cached result would forget to count
         tokenized, report = tokenize_pairs(dataset, tokenizer, max_source_length=4, max_target_length=3)
         assert tokenized["input_ids"][:] == [[4, 5, 6, 2], [4, 5, 6, 2], [4, 2]]
@@ -84,6 +86,14 @@ def test_source_and_target_can_have_vocabularies_of_their_own(tokenizer):
     assert report.truncated_targets == 1
 
 
+def test_targets_are_encoded_as_targets(tokenizer, monkeypatch):
+    """Tokenizers of some models, such as Marian, hold two vocabularies and switch between them."""
+    switched = []
+    monkeypatch.setattr(tokenizer, "_switch_to_target_mode", lambda: switched.append(True), raising=False)
+    tokenize_pairs(Dataset.from_dict({"source": ["a"], "target": ["b"]}), tokenizer)
+    assert switched
+
+
 def test_wrong_tables_and_limits_are_refused(tokenizer):
     with pytest.raises(ValueError, match=r"lacks the columns \['target'\]; it has \['source'\]"):
         tokenize_pairs(Dataset.from_dict({"source": ["a"]}), tokenizer)
@@ -94,6 +104,8 @@ def test_wrong_tables_and_limits_are_refused(tokenizer):
 
 def test_a_vocabulary_smaller_than_the_ids_is_refused(tokenizer, model):
     check_vocabulary(tokenizer, model.config)
+    with pytest.raises(ValueError, match="ids up to 11, so vocab_size must be at least 12, got 11"):
+        check_vocabulary(tokenizer, T5Config(vocab_size=11, eos_token_id=2))
     larger = train_tokenizer(["abcdefghij"], "char", 20)
     with pytest.raises(ValueError, match="tokenizer has ids up to 13, so vocab_size must be at least 14, got 12"):
         check_vocabulary(larger, model.config)
