@@ -55,16 +55,18 @@ class GenaiRNNPreTrainedModel(PreTrainedModel):
         The forget gate of an LSTM starts open, with bias 1 (Jozefowicz et al. 2015).
         """
         super()._init_weights(module)
-        if isinstance(module, nn.Linear) and not getattr(module, "_genai_is_head", False):
+        if not isinstance(module, nn.Linear) or getattr(module, "_genai_is_head", False):
+            return
+        cell_type = getattr(module, "_genai_cell_type", None)
+        if cell_type is None:
             init.xavier_uniform_(module.weight)
-        if isinstance(module, GenaiRNNLayer):
-            weight, bias = module.hidden_proj.weight, module.hidden_proj.bias
-            # init skips what a checkpoint has filled; views of it do not carry that mark, so it is asked here
-            if not getattr(weight, "_is_hf_initialized", False):
-                for gate in weight.chunk(GATES[module.cell_type]):
-                    init.orthogonal_(gate)
-            if module.cell_type == "lstm" and not getattr(bias, "_is_hf_initialized", False):
-                init.ones_(bias.chunk(4)[1])
+            return
+        # init skips what a checkpoint has filled; views of it do not carry that mark, so it is asked here
+        if not getattr(module.weight, "_is_hf_initialized", False):
+            for gate in module.weight.chunk(GATES[cell_type]):
+                init.orthogonal_(gate)
+        if cell_type == "lstm" and not getattr(module.bias, "_is_hf_initialized", False):
+            init.ones_(module.bias.chunk(GATES[cell_type])[1])
 
     def get_input_embeddings(self):
         encoder = getattr(self.base_model, "encoder", None)
@@ -272,7 +274,7 @@ class GenaiRNNDecoder(GenaiRNNPreTrainedModel):
         for index, (layer, start) in enumerate(zip(self.layers, starts, strict=True)):
             source = memory if index == 0 and self.attention is None else ()
             states, *found = over_tokens(
-                lambda tokens, layer=layer, start=start, source=source: layer(tokens, start, source, source_mask),
+                lambda tokens, layer=layer, start=start, source=source: layer(tokens, start, source_mask, *source),
                 *(self.dropout(hidden) if index else hidden, start, attention_mask),
             )
             hidden, weights = found or (states[:, :, 0], weights)  # (B, T, D), (B, T, S)

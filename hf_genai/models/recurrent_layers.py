@@ -51,16 +51,20 @@ class GenaiRNNLayer(GradientCheckpointingLayer):
         self.cell_type = cell_type
         self.input_proj = nn.Linear(input_size, GATES[cell_type] * hidden_size)
         self.hidden_proj = nn.Linear(hidden_size, GATES[cell_type] * hidden_size)
+        # read at initialisation, where transformers skips modules like this one, which own no parameter themselves
+        self.hidden_proj._genai_cell_type = cell_type
 
     def forward(
-        self, hidden_states: Tensor, start: Tensor, memory: tuple[Tensor, ...] = (), mask: Tensor | None = None
+        self, hidden_states: Tensor, start: Tensor, mask: Tensor | None = None, *memory: Tensor
     ) -> tuple[Tensor, ...]:
         """Return, alone in a tuple, the states (B, T, N, D) after each step.
 
         Args:
             hidden_states: (B, T, input_size).
             start: (B, N, D), the state before the first step.
-            memory: empty, or gates (B, 1, G) made from the source, which are added at every step.
+            mask: not used here.
+            memory: nothing, or gates (B, 1, G) made from the source, which are added at every step. Not in a tuple, as
+                re-entrant checkpointing sees the gradients of plain arguments only.
         """
         gates = self.input_proj(hidden_states)  # (B, T, G)
         if memory:
@@ -129,15 +133,15 @@ class GenaiRNNAttentionLayer(GenaiRNNLayer):
         return projected if self.input_feeding else (*projected, self.feed_proj(memory))
 
     def forward(
-        self, hidden_states: Tensor, start: Tensor, memory: tuple[Tensor, ...] = (), mask: Tensor | None = None
+        self, hidden_states: Tensor, start: Tensor, mask: Tensor | None = None, *memory: Tensor
     ) -> tuple[Tensor, ...]:
         """Return states like `start` after each step, attentional vectors (B, T, D) and weights (B, T, S).
 
         Args:
             hidden_states: (B, T, embedding_size).
             start: (B, N, D); with feeding (B, N + 1, D), the last attentional vector behind the state.
-            memory: what `project` returned.
             mask: bool (B, S).
+            memory: what `project` returned.
         """
         gates, (weight, bias) = self.input_proj(hidden_states), weight_and_bias(self.hidden_proj)
         scoring, (keys, values, *context_gates) = self.attention.scoring(), memory
