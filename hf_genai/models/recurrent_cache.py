@@ -43,6 +43,7 @@ class RecurrentStateLayer(CacheLayerMixin):
         if self.record_past:
             self.trail = (self.trail or [self.state]) + list(states.unbind(1))
         self.state, self.length, self.is_initialized = states[:, -1], self.length + states.shape[1], True
+        self.device = states.device
         return self.state, None
 
     def crop(self, tokens_to_remove: int) -> None:
@@ -70,6 +71,7 @@ class RecurrentStateLayer(CacheLayerMixin):
         for part in memory:
             same = same & (part[1:] == part[:-1]).flatten(1).all(1)
         self.memory, self.memory_mask, self.is_initialized = memory, mask, True
+        self.device = mask.device
         self.source = torch.cat([same.new_zeros(1, dtype=torch.long), (~same).cumsum(0)])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> None:
@@ -94,13 +96,11 @@ class RecurrentStateLayer(CacheLayerMixin):
         self._each(lambda part: part[indices])
 
     def offload(self) -> None:
-        if self.state is not None:
-            self.device = self.state.device
         self._each(lambda part: part.to("cpu", non_blocking=True))
 
     def prefetch(self) -> None:
         if self.is_initialized:
-            self._each(lambda part: part.to(getattr(self, "device", part.device), non_blocking=True))
+            self._each(lambda part: part.to(self.device, non_blocking=True))
 
     def reset(self) -> None:
         self.state, self.trail, self.memory, self.memory_mask, self.source = None, [], (), None, None
