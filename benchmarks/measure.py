@@ -37,7 +37,15 @@ def medians(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[st
 
 
 def row(name: str, peer: str, ours: float, theirs: float, goal: float | None, unit: str = "ms") -> dict:
-    return {"name": name, "peer": peer, "ratio": theirs / ours, "goal": goal, "ours": ours, "theirs": theirs, "unit": unit}
+    return {
+        "name": name,
+        "peer": peer,
+        "ratio": theirs / ours,
+        "goal": goal,
+        "ours": ours,
+        "theirs": theirs,
+        "unit": unit,
+    }
 
 
 def report(rows: list[dict], path: Path | None) -> None:
@@ -50,4 +58,6 @@ def report(rows: list[dict], path: Path | None) -> None:
             f"| {r['ratio']:.2f} | {goal} |"
         )
     if path:
-        path.write_text(json.dumps([{k: r[k] for k in ("name", "peer", "ratio", "goal")} for r in rows], indent=1) + "\n")
+        path.write_text(
+            json.dumps([{k: r[k] for k in ("name", "peer", "ratio", "goal")} for r in rows], indent=1) + "\n"
+        )

@@ -13,7 +13,7 @@ PAD, BOS, EOS, UNK = 0, 1, 2, 3
 
 
 def batch(batch_size: int, vocab_size: int, shortest: int = 22, longest: int = 30) -> dict[str, Tensor]:
-    """A length-grouped batch of random ids: src (B, S), longest first as JoeyNMT wants it, and trg (B, T) from <s> to </s>."""
+    """A length-grouped batch of random ids: src (B, S), longest first as JoeyNMT wants it, and trg (B, 1 + T)."""
     generator = torch.Generator().manual_seed(1)
 
     def ids(lengths):
@@ -51,7 +51,11 @@ def joeynmt_model(hidden_size: int, vocab_size: int):
     side = {"type": "recurrent", "rnn_type": "gru", "hidden_size": hidden_size, "dropout": 0.0, "num_layers": 1}
     side["embeddings"] = {"embedding_dim": hidden_size, "dropout": 0.0}
     decoder = {"input_feeding": True, "attention": "bahdanau", "init_hidden": "bridge", "hidden_dropout": 0.0}
-    config = {"initializer": "xavier_uniform", "encoder": {**side, "bidirectional": True}, "decoder": {**side, **decoder}}
+    config = {
+        "initializer": "xavier_uniform",
+        "encoder": {**side, "bidirectional": True},
+        "decoder": {**side, **decoder},
+    }
     model = build_model(config, vocabulary, vocabulary)
     model.loss_function = ("crossentropy", 0.0)
     return model.train()
@@ -153,7 +157,7 @@ class OpenNMT(nn.Module):
 
 
 class TutorialLoop(nn.Module):
-    """The seq2seq that tutorials teach: additive attention and input feeding, every step written out, keys projected anew."""
+    """The seq2seq that tutorials teach: additive attention, input feeding, one step at a time, keys projected anew."""
 
     def __init__(self, hidden_size: int, vocab_size: int):
         super().__init__()

@@ -3,9 +3,10 @@
     pip install --no-deps -r benchmarks/requirements.txt
     OMP_NUM_THREADS=1 python benchmarks/train_rnn.py --json results.json
 
-Sizes, lengths (22-30) and arithmetic are the same on both sides. Against JoeyNMT the weights are copied, and losses and
-gradients checked to be equal before the clock runs. Each side takes its own optimizer: hf_genai the fused AdamW that
-transformers' Trainer uses, the peers torch's Adam as they build it. Memory is how far a step raises the peak of a fresh process.
+Sizes, lengths (22-30) and arithmetic are the same on both sides. Against JoeyNMT the weights are copied, and losses
+and gradients checked to be equal before the clock runs. Each side takes its own optimizer: hf_genai the fused AdamW
+that transformers' Trainer uses, the peers torch's Adam as they build it. Memory is how far a step raises the peak of
+a fresh process.
 """
 
 import re
@@ -100,7 +101,11 @@ def contender(which: str, size: str):
         model = our_model(hidden_size, False, hidden_size, "general")
         return model, *our_step(model, data)
     model = {"tutorial loop": TutorialLoop, "OpenNMT-py unfed": OpenNMT}[which](hidden_size, VOCABULARY)
-    return model, lambda: model(data), training_step(lambda: model(data), torch.optim.Adam(model.parameters(), lr=1e-4))
+    return (
+        model,
+        lambda: model(data),
+        training_step(lambda: model(data), torch.optim.Adam(model.parameters(), lr=1e-4)),
+    )
 
 
 def memory_of(which: str, size: str) -> float:
@@ -128,14 +133,18 @@ def main() -> None:
         if options.only not in size:
             continue
         peers = {"JoeyNMT": FED_GOALS[size], "tutorial loop": 2.2}
-        made = {which: contender(which, size) for which in ("fed", "unfed", *peers, "unfed general", "OpenNMT-py unfed")}
+        made = {
+            which: contender(which, size) for which in ("fed", "unfed", *peers, "unfed general", "OpenNMT-py unfed")
+        }
         check_equal(made["fed"][0], made["fed"][1], made["JoeyNMT"][0], made["JoeyNMT"][1], hidden_size)
         seconds = medians({which: step for which, (_, _, step) in made.items()}, options.rounds)
         ms = {which: 1000 * value for which, value in seconds.items()}
         for peer, goal in peers.items():
             rows.append(row(f"train fed {size}", peer, ms["fed"], ms[peer], goal))
         rows.append(row(f"train unfed {size}", "JoeyNMT (fed)", ms["unfed"], ms["JoeyNMT"], UNFED_GOALS[size]))
-        rows.append(row(f"train unfed general {size}", "OpenNMT-py unfed", ms["unfed general"], ms["OpenNMT-py unfed"], 1.15))
+        rows.append(
+            row(f"train unfed general {size}", "OpenNMT-py unfed", ms["unfed general"], ms["OpenNMT-py unfed"], 1.15)
+        )
         for kind in ("fed", "unfed"):
             memory = memory_of(kind, size), memory_of("JoeyNMT", size)
             rows.append(row(f"memory {kind} {size}", "JoeyNMT", *memory, 1.0, unit="MB"))

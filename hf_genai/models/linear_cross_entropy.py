@@ -1,7 +1,8 @@
 """The language-model head and its cross-entropy in one, without ever holding all logits.
 
-For a vocabulary of V, the logits of N tokens take 4NV bytes, mostly for nothing: only their loss is wanted. Here a chunk of tokens
-at a time is projected, scored, and turned into its share of the gradients at once, in the same memory.
+For a vocabulary of V, the logits of N tokens take 4NV bytes, mostly for nothing: only their loss is wanted. Here a
+chunk of tokens at a time is projected, scored, and turned into its share of the gradients at once, in the same
+memory.
 """
 
 import torch
@@ -96,7 +97,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             hidden, weight, bias = (None if x is None else x.to(dtype) for x in (hidden, weight, bias))
             exact = torch.promote_types(dtype, torch.float32)
             loss = torch.zeros((), dtype=exact, device=hidden.device)
-            # its rows are no power of two apart, as the weight's are: they do not fight for the same lines of the cache
+            # its rows are no power of two apart, as the weight's are: they do not fight for the same lines of the
+            # cache
             transposed, grads = weight.t().contiguous(), None  # (D, V)
             if with_gradient:
                 sums = {"dtype": exact, "device": hidden.device}

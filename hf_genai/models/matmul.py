@@ -1,7 +1,8 @@
 """Matrix products, by oneDNN where torch's default is slower.
 
-In float32 on an AMD processor torch multiplies through MKL, which is 15 to 30 % slower there than oneDNN. Torch's entry to
-oneDNN is private: it is used only where it exists and has once given the right product, else torch.mm does the work.
+In float32 on an AMD processor torch multiplies through MKL, which is 15 to 30 % slower there than oneDNN. Torch's
+entry to oneDNN is private: it is used only where it exists and has once given the right product, else torch.mm does
+the work.
 """
 
 import functools

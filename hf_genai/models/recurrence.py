@@ -1,12 +1,13 @@
 """Recurrent layers over whole sequences, with and without attention in the loop.
 
 What depends on the inputs alone (input projections, keys, projected values) is computed by the caller for all steps in
-one matrix product; only what depends on the previous step is left in the loops here. Each function is a plain loop, to be
-read beside the papers, and hands over to a kernel with a hand-written backward (`recurrence_kernels.py`) where that is right.
+one matrix product; only what depends on the previous step is left in the loops here. Each function is a plain loop,
+to be read beside the papers, and hands over to a kernel with a hand-written backward (`recurrence_kernels.py`) where
+that is right.
 
-Notation: B batch, T steps, S source length, H hidden size, N state slots of a cell (gru: h; lstm: h and c), G gates of a
-cell (gru: 3H in the order reset, update, new; lstm: 4H in the order input, forget, cell, output), A score size, F readout
-size. Weights and orders are those of torch.nn.GRU and torch.nn.LSTM.
+Notation: B batch, T steps, S source length, H hidden size, N state slots of a cell (gru: h; lstm: h and c), G gates
+of a cell (gru: 3H in the order reset, update, new; lstm: 4H in the order input, forget, cell, output), A score size,
+F readout size. Weights and orders are those of torch.nn.GRU and torch.nn.LSTM.
 """
 
 import torch
@@ -106,7 +107,8 @@ def attention_recurrence(
         (B, T, S), which are 0 where masked.
 
     Raises:
-        ValueError: an unknown cell type or score, arguments missing for the kind of attention, or shapes that do not fit.
+        ValueError: an unknown cell type or score, arguments missing for the kind of attention, or shapes that do not
+        fit.
 
     Reference: Bahdanau, Cho and Bengio (2015), arXiv:1409.0473, A.1.2 and A.2.2; Luong, Pham and Manning (2015),
     arXiv:1508.04025, sections 3.1 and 3.3.
@@ -217,8 +219,8 @@ def _cell(gates: Tensor, hidden_gates: Tensor, state: tuple[Tensor, ...], cell_t
 def _additive_scores(keys: Tensor, query: Tensor, energy: Tensor, lean: bool = False) -> Tensor:
     """energy . tanh(keys + query) over the last axis.
 
-    lean (no gradient needed): tanh(x) is 2 sigmoid(2x) - 1, torch's sigmoid is 6 times faster than its tanh on a CPU, and
-    the softmax that follows forgets the -1.
+    lean (no gradient needed): tanh(x) is 2 sigmoid(2x) - 1, torch's sigmoid is 6 times faster than its tanh on a
+    CPU, and the softmax that follows forgets the -1.
     """
     if lean:
         return torch.add(keys, query).mul_(2).sigmoid_() @ (2 * energy)

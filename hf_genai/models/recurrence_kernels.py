@@ -5,11 +5,12 @@ Why they are faster than autograd's own record of the loop, on a CPU above all:
 - all that a step takes from the state (query, readout, next gates) is one matrix product, and so is its backward;
 - each weight's gradient is one matrix product after the loop, not one a step;
 - the derivatives of the gates are computed for all steps at once: a backward step of a cell is two or three products;
-- tanh(x) of the additive score is 2 sigmoid(2x) - 1: torch's sigmoid is 6 times faster there, and softmax forgets the -1.
+- tanh(x) of the additive score is 2 sigmoid(2x) - 1: torch's sigmoid is 6 times faster there, and softmax forgets
+  the -1.
 
-Notation as in `recurrence.py`. A row of the buffer `rows` (R, B, ...) holds what its state makes, side by side: [query |
-readout | gates]. With attention before the cell row t is step t; with attention after it, row t holds the query and readout of
-step t - 1 and the gates of step t, so there are T + 1 rows.
+Notation as in `recurrence.py`. A row of the buffer `rows` (R, B, ...) holds what its state makes, side by side:
+[query | readout | gates]. With attention before the cell row t is step t; with attention after it, row t holds the
+query and readout of step t - 1 and the gates of step t, so there are T + 1 rows.
 """
 
 from typing import Any
@@ -19,11 +20,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .matmul import adder
-
-
-def tanh_(x: Tensor) -> Tensor:
-    """tanh in place."""
-    return x.tanh_()
 
 
 class _GRU:
@@ -61,12 +57,12 @@ class _GRU:
 
     def step(self, t: int) -> None:
         self.rz[t].sigmoid_()
-        n = tanh_(self.n[t].addcmul_(self.r[t], self.hn[t]))
+        n = self.n[t].addcmul_(self.r[t], self.hn[t]).tanh_()
         torch.lerp(n, self.h[t], self.z[t], out=self.h[t + 1])
 
     def start_backward(self, block: Tensor, states: Tensor, grads: Tensor, state_grads: Tensor | None) -> None:
-        """block (T, B, 4H) as the steps left it; grads (T, B, 5H), to be filled, has one column block more: the gradient
-        of the state that bypasses the product."""
+        """block (T, B, 4H) as the steps left it; grads (T, B, 5H), to be filled, has one column block more: the
+        gradient of the state that bypasses the product."""
         hn, r, z, n = block.unflatten(-1, (4, self.size)).unbind(2)
         keep = 1 - z
         by_state = torch.stack([(states[:-1, 0] - n) * z * keep, keep * (1 - n * n), z], 2)  # d z, d n, d h
@@ -114,9 +110,8 @@ class _LSTM:
     def step(self, t: int) -> None:
         self.input_forget[t].sigmoid_()
         c = torch.mul(self.f[t], self.c[t], out=self.c[t + 1])
-        c.addcmul_(self.i[t], tanh_(self.g[t]))
-        torch.mul(self.o[t].sigmoid_(), c, out=self.h[t + 1])
-        torch.mul(self.o[t], torch.tanh(c), out=self.h[t + 1])
+        c.addcmul_(self.i[t], self.g[t].tanh_())
+        torch.mul(self.o[t].sigmoid_(), torch.tanh(c), out=self.h[t + 1])
 
     def start_backward(self, block: Tensor, states: Tensor, grads: Tensor, state_grads: Tensor | None) -> None:
         i, f, g, o = block.unflatten(-1, (4, self.size)).unbind(2)
@@ -149,8 +144,8 @@ _CELLS: dict[str, Any] = {"gru": _GRU, "lstm": _LSTM}
 class _Additive:
     """weights = softmax(energy . tanh(keys + query)), through s = sigmoid(2 keys + 2 query).
 
-    As the softmax's gradients sum to 0, d score / d query is 4 energy s (1 - s), and d score / d energy is 2 s. Queries'
-    gradients leave `step_backward` without the factor `query_factor`.
+    As the softmax's gradients sum to 0, d score / d query is 4 energy s (1 - s), and d score / d energy is 2 s.
+    Queries' gradients leave `step_backward` without the factor `query_factor`.
     """
 
     def __init__(self, keys: Tensor, energy: Tensor, scale: float):
@@ -164,7 +159,8 @@ class _Additive:
         finds, and clears, new pages each time, at a quarter of the speed.
         """
         self.bias = mask_bias(mask, weights.dtype)
-        self.weights, self.sigmoid = weights.unbind(), []
+        self.weights = weights.unbind()
+        self.sigmoid: list[Tensor] = []
         self.scores, self.flat_bias = torch.empty_like(self.bias), self.bias.view(-1)
         self.flat_scores = self.scores.view(-1)
         return self.sigmoid
@@ -230,7 +226,8 @@ _SCORES: dict[str, Any] = {"additive": _Additive, "dot": _Dot}
 
 
 class Recurrence(torch.autograd.Function):
-    """`attention_recurrence` with its arguments in order; `recurrent_layer` when keys and all that follows are None."""
+    """`attention_recurrence` with its arguments in order; `recurrent_layer` when keys and all that follows are
+    None."""
 
     @staticmethod
     def forward(
@@ -293,7 +290,7 @@ class Recurrence(torch.autograd.Function):
                 attention.step(t, queries[t + 1])
                 # into contiguous memory: on a slice of the rows baddbmm would go sentence by sentence
                 torch.baddbmm(before_readout[t + 1], step_weights[t], values, out=next_readout[t + 1])
-                tanh_(f[t + 1])
+                f[t + 1].tanh_()
 
         ctx.cell_type, ctx.score, ctx.scale = cell_type, score, scale
         ctx.set_materialize_grads(False)
@@ -419,7 +416,8 @@ class Recurrence(torch.autograd.Function):
         )
 
 
-# Elements of tanh(key + query) that a block holds (cache-sized on a CPU), and above which they are not kept for the backward.
+# Elements of tanh(key + query) that a block holds (cache-sized on a CPU), and above which they are not kept for the
+# backward.
 BLOCK_ELEMENTS = {"cpu": 2**18}
 KEPT_ELEMENTS = 2**25
 

@@ -6,7 +6,6 @@ import torch.nn.functional as F
 
 from hf_genai.models.linear_cross_entropy import linear_cross_entropy
 
-
 V, D = 11, 6
 
 
@@ -42,8 +41,8 @@ def test_loss_and_gradients_equal_torchs(chunk_size, with_bias, label_smoothing,
     for x, y in zip(found, wanted, strict=True):
         torch.testing.assert_close(x, y, atol=3 * tolerance, rtol=3 * tolerance)
     with torch.no_grad():
-        again = linear_cross_entropy(hidden, weight, labels, bias, -100, label_smoothing, num_items_in_batch, chunk_size)
-    assert again == loss
+        arguments = (bias, -100, label_smoothing, num_items_in_batch, chunk_size)
+        assert linear_cross_entropy(hidden, weight, labels, *arguments) == loss
 
 
 def test_very_unlikely_labels_keep_a_finite_loss():
@@ -94,7 +93,8 @@ def test_half_precision_is_close_to_float32_and_keeps_the_dtypes(autocast):
 def test_the_compiled_graph_is_plain_and_equal():
     hidden, weight, bias, labels = inputs()
     compiled = torch.compile(linear_cross_entropy, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(hidden, weight, labels, bias), linear_cross_entropy(hidden, weight, labels, bias))
+    expected = linear_cross_entropy(hidden, weight, labels, bias)
+    torch.testing.assert_close(compiled(hidden, weight, labels, bias), expected)
 
 
 def test_all_logits_are_never_held():

@@ -4,9 +4,11 @@ import itertools
 
 import pytest
 import torch
-from hf_genai.models.fast_path import plain_kernels
-from hf_genai.models.recurrence import attention_recurrence, recurrent_layer
 
+from hf_genai.models import recurrence_kernels
+from hf_genai.models.fast_path import plain_kernels
+from hf_genai.models.matmul import SMALLEST_PRODUCT, _onednn, adder, linear, matmul
+from hf_genai.models.recurrence import attention_recurrence, parallel_additive_attention, recurrent_layer
 
 B, T, S, H, A, D = 3, 4, 5, 6, 7, 8
 GATES = {"gru": 3, "lstm": 4}
@@ -98,7 +100,7 @@ def run(p, cell_type, score=None):
     return attention_recurrence(**p, cell_type=cell_type, score=score)
 
 
-def gradients(outputs, p, used):
+def gradients(outputs, p, used=slice(None)):
     """Gradients through the outputs in use, each of their elements with its own weight."""
     outputs = [x for x in outputs if x is not None][used]
     loss = sum((x * torch.linspace(0.5, 1.5, x.numel(), dtype=x.dtype).view(x.shape)).sum() for x in outputs)
@@ -138,3 +140,133 @@ def test_outputs_and_gradients_equal_the_equations(cell_type, position, score, p
     for used in [slice(None), *(slice(i, i + 1) for i in range(count))]:
         found = run(p, cell_type, score) if not plain else outputs
         assert_same(gradients(found, p, used), gradients(expected, p, used))
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("block", [1, 60, 10**6])
+def test_parallel_attention_equals_the_equations(monkeypatch, kept, block):
+    monkeypatch.setattr(recurrence_kernels, "BLOCK_ELEMENTS", {"cpu": block})
+    monkeypatch.setattr(recurrence_kernels, "KEPT_ELEMENTS", 10**9 if kept else 0)
+    p = parameters("gru", "after", "additive")
+    query = torch.randn(B, T, A, dtype=torch.float64, requires_grad=True)
+    leaves = {name: p[name] for name in ("keys", "energy", "values")} | {"query": query}
+    outputs = parallel_additive_attention(**leaves, mask=p["mask"])
+    weights = torch.stack(
+        [
+            torch.stack(
+                [soft_alignment(q, p["keys"][b], p["mask"][b], "additive", p["energy"], 1.0) for q in query[b]]
+            )
+            for b in range(B)
+        ]
+    )
+    expected = (weights @ p["values"], weights)
+    for used in [slice(None), slice(0, 1), slice(1, 2)]:
+        assert_same(gradients(outputs, leaves, used), gradients(expected, leaves, used))
+    with plain_kernels():
+        plain = parallel_additive_attention(**leaves, mask=p["mask"])
+    for x, y, z in zip(outputs, expected, plain, strict=True):
+        torch.testing.assert_close(x, y, atol=1e-9, rtol=1e-9)
+        torch.testing.assert_close(z, y, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("cell_type", "position", "score", "projected"), CASES)
+def test_without_gradients_and_step_by_step_the_outputs_are_the_same(cell_type, position, score, projected):
+    p = parameters(cell_type, position, score, projected)
+    wanted = run(p, cell_type, score)
+    with torch.no_grad():
+        for x, y in zip(run(p, cell_type, score), wanted, strict=True):
+            assert (x is None and y is None) or torch.allclose(x, y, atol=1e-12)
+        steps = []
+        for t in range(T):
+            now = p | {"gates": p["gates"][:, t : t + 1]}
+            if steps:
+                now["state"] = steps[-1][0][:, -1]
+                if position == "after":
+                    now["feed"] = steps[-1][1][:, -1]
+            steps.append(run(now, cell_type, score))
+    for pieces, whole in zip(zip(*steps, strict=True), wanted, strict=True):
+        assert whole is None or torch.allclose(torch.cat(pieces, 1), whole, atol=1e-12)
+
+
+@pytest.mark.parametrize(("cell_type", "position", "score"), [("gru", "after", "additive"), ("lstm", "before", "dot")])
+def test_sizes_of_one_and_strided_inputs_give_the_same_gradients(cell_type, position, score):
+    p = parameters(cell_type, position, score)
+    small = p | {k: p[k][1:2] for k in ("state", "feed") if k in p}
+    small |= {k: p[k][1:2, :1] for k in ("gates", "keys", "mask", "values", "context_gates") if k in p}
+    strided = p | {k: p[k].transpose(0, 1).contiguous().transpose(0, 1) for k in ("gates", "keys", "state")}
+    for case in (small, strided):
+        found = gradients(attention_recurrence(**case, cell_type=cell_type, score=score), p)
+        with plain_kernels():
+            assert_same(found, gradients(attention_recurrence(**case, cell_type=cell_type, score=score), p))
+
+
+def test_a_graph_that_is_kept_gives_the_same_gradients_twice():
+    p = parameters("gru", "after", "additive")
+    outputs = run(p, "gru", "additive")
+    assert_same(gradients(outputs, p), gradients(outputs, p), tolerance=0)
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize(("cell_type", "position", "score"), [("gru", "after", "additive"), ("lstm", "before", "dot")])
+def test_bfloat16_takes_the_plain_loop_and_stays_close(cell_type, position, score, autocast):
+    p = parameters(cell_type, position, score, dtype=torch.float32)
+    wanted = run(p, cell_type, score)
+    if not autocast:
+        p = {
+            k: v.detach().bfloat16().requires_grad_() if getattr(v, "requires_grad", False) else v
+            for k, v in p.items()
+        }
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        outputs = run(p, cell_type, score)
+    assert "Recurrence" not in outputs[0].grad_fn.name()
+    for x, y in zip(outputs, wanted, strict=True):
+        assert x is None or (x.float() - y).abs().max() < 0.08
+    assert all(g.isfinite().all() for g in gradients(outputs, p).values())
+
+
+def test_compilers_and_second_derivatives_get_the_plain_loop():
+    p = parameters("gru")
+    compiled = torch.compile(lambda **p: recurrent_layer(**p, cell_type="gru"), backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(**p), recurrent_layer(**p, cell_type="gru"))
+    with plain_kernels():
+        states = recurrent_layer(**p, cell_type="gru")
+    (first,) = torch.autograd.grad(states.sum(), p["gates"], create_graph=True)
+    assert torch.autograd.grad(first.sum(), p["weight"])[0].abs().sum() > 0
+    meta = {k: v.to("meta") for k, v in p.items()}
+    assert recurrent_layer(**meta, cell_type="gru").shape == (B, T, 1, H)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cell_type": "rnn"}, "cell_type must be one of gru, lstm"),
+        ({"score": "cosine"}, "score must be additive or dot"),
+        ({"energy": None}, "energy"),
+        ({"mask": torch.ones(B, S)}, "mask must be bool"),
+        ({"values": None}, "give context_gates, or all of"),
+        ({"context_gates": torch.ones(B, S, 3 * H)}, "excludes"),
+        ({"state": torch.ones(B, 2, H)}, "state must be"),
+        ({"gates": torch.ones(B, T, 4 * H)}, "gates must be"),
+        ({"query_weight": None}, "the query has size"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(change, message):
+    p = parameters("gru", "after", "additive") | {"cell_type": "gru", "score": "additive"}
+    with pytest.raises(ValueError, match=message):
+        attention_recurrence(**(p | change))
+
+
+def test_large_products_equal_torchs_own_in_value_and_gradient():
+    x, weight = torch.randn(2, 40, 300, requires_grad=True), torch.randn(400, 300, requires_grad=True)
+    bias = torch.randn(400)
+    assert x.numel() * len(weight) > SMALLEST_PRODUCT
+    assert "_Linear" in linear(x, weight, bias).grad_fn.next_functions[0][0].name() or _onednn() is None
+    found, wanted = linear(x, weight, bias), torch.nn.functional.linear(x, weight, bias)
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    upstream = torch.randn_like(found)
+    for g, h in zip(*(torch.autograd.grad(y, (x, weight), upstream) for y in (found, wanted)), strict=True):
+        torch.testing.assert_close(g, h, atol=1e-3, rtol=1e-4)
+    left, right = x.detach().flatten(0, 1), torch.randn(300, 900)[:, 100:500]  # a slice, which oneDNN must not see
+    torch.testing.assert_close(matmul(left, right), left @ right, atol=1e-4, rtol=1e-4)
+    total = torch.randn(80, 400)
+    torch.testing.assert_close(adder(80, right)(total.clone(), left), total + left @ right, atol=1e-4, rtol=1e-4)
