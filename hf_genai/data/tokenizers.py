@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, try_to_load_from_cache
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.utils import cached_file
 
 KINDS = ("byte_bpe", "unigram", "wordpiece", "word", "char")
 SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>"]
@@ -87,24 +87,23 @@ def load_tokenizers(
         **kwargs: passed to `AutoTokenizer.from_pretrained`, such as `revision` or `trust_remote_code`.
     """
     source = AutoTokenizer.from_pretrained(folder_or_repo, **kwargs)
-    if not _has_target(folder_or_repo, kwargs.get("revision")):
+    hub_options = ("revision", "token", "cache_dir", "local_files_only")
+    # None where there is none; a repository once loaded answers from the cache when the network is down.
+    target_files = [
+        cached_file(
+            folder_or_repo,
+            name,
+            subfolder=TARGET_SUBFOLDER,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            **{option: kwargs[option] for option in hub_options if option in kwargs},
+        )
+        for name in ("tokenizer_config.json", "tokenizer.json")
+    ]
+    if target_files[0] is None:
         return source, source
-    if Path(folder_or_repo).is_dir():
-        return source, AutoTokenizer.from_pretrained(Path(folder_or_repo) / TARGET_SUBFOLDER, **kwargs)
-    return source, AutoTokenizer.from_pretrained(folder_or_repo, subfolder=TARGET_SUBFOLDER, **kwargs)
-
-
-def _has_target(folder_or_repo: str | Path, revision: str | None) -> bool:
-    name = f"{TARGET_SUBFOLDER}/tokenizer.json"
-    if Path(folder_or_repo).is_dir():
-        return (Path(folder_or_repo) / name).is_file()
-    # The cache answers without a network; a repository seen for the first time is asked.
-    if try_to_load_from_cache(str(folder_or_repo), name, revision=revision) is not None:
-        return True
-    try:
-        return HfApi().file_exists(str(folder_or_repo), name, revision=revision)
-    except OSError:  # offline: the root tokenizer came from the cache, and so would this one have
-        return False
+    # From its folder, as a repository's sub-folder without a config.json cannot be opened when the network is down.
+    return source, AutoTokenizer.from_pretrained(Path(target_files[0]).parent)
 
 
 def _byte_bpe(texts: list[str], vocab_size: int) -> Tokenizer:
