@@ -122,11 +122,12 @@ def check_vocabulary(
         ValueError: an id beyond the vocabulary (which would index out of range in the middle of training), or another
             `pad_token_id` or `eos_token_id` in the config.
     """
-    decoder_size = getattr(config, "decoder_vocab_size", None) or config.vocab_size
-    for name, which, size_name, size in (
-        ("tokenizer", tokenizer, "vocab_size", config.vocab_size),
-        ("target_tokenizer", target_tokenizer or tokenizer, "decoder_vocab_size", decoder_size),
+    for name, which, own in (
+        ("tokenizer", tokenizer, "source_vocab_size"),  # genai_rnn: the encoder's, where it has its own
+        ("target_tokenizer", target_tokenizer or tokenizer, "decoder_vocab_size"),  # marian: the decoder's
     ):
+        size_name = own if getattr(config, own, None) else "vocab_size"
+        size = getattr(config, size_name)
         largest = max(which.get_vocab().values())
         if largest >= size:
             raise ValueError(

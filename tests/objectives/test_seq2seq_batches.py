@@ -1,8 +1,9 @@
 import pytest
 import torch
 from datasets import Dataset
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import MarianConfig, T5Config, T5ForConditionalGeneration
 
+from hf_genai import GenaiRNNConfig
 from hf_genai.data import train_tokenizer
 from hf_genai.objectives import OBJECTIVES
 from hf_genai.objectives.seq2seq import Seq2SeqCollator, check_vocabulary, tokenize_pairs
@@ -109,8 +110,18 @@ def test_a_vocabulary_smaller_than_the_ids_is_refused(tokenizer, model):
     larger = train_tokenizer(["abcdefghij"], "char", 20)
     with pytest.raises(ValueError, match="tokenizer has ids up to 13, so vocab_size must be at least 14, got 12"):
         check_vocabulary(larger, model.config)
-    with pytest.raises(ValueError, match="target_tokenizer has ids up to 13, so decoder_vocab_size must be"):
+    with pytest.raises(ValueError, match="target_tokenizer has ids up to 13, so vocab_size must be"):
         check_vocabulary(tokenizer, model.config, larger)
+    two = {"vocab_size": 14, "source_vocab_size": 12, "share_encoder_decoder_embeddings": False}
+    check_vocabulary(tokenizer, GenaiRNNConfig(**two), larger)
+    with pytest.raises(
+        ValueError, match="tokenizer has ids up to 13, so source_vocab_size must be at least 14, got 12"
+    ):
+        check_vocabulary(larger, GenaiRNNConfig(**two), larger)
+    with pytest.raises(ValueError, match="target_tokenizer has ids up to 13, so decoder_vocab_size must be"):
+        check_vocabulary(
+            tokenizer, MarianConfig(vocab_size=14, decoder_vocab_size=12, eos_token_id=2, pad_token_id=0), larger
+        )
     with pytest.raises(ValueError, match="eos_token_id 2 but the model's config has 1"):
         check_vocabulary(tokenizer, T5Config(vocab_size=12, eos_token_id=1))
 
