@@ -125,8 +125,12 @@ def test_long_sources_are_cut_with_a_warning_that_names_the_lengths(warnings):
         model.generate(ids, max_new_tokens=3)[0], skip_special_tokens=True
     )
     warnings.clear()
-    assert pipe(long, truncation=False) != pipe(long, max_source_length=5)
-    assert [r.message for r in warnings.records] == [f"Cut 1 of 1 texts to 5 tokens; the longest has {count}."]
+    uncut, cut = pipe(long, truncation=False), pipe(long, max_source_length=5)
+    assert uncut != cut
+    always = {"model": model, "tokenizer": tokenizer, "max_new_tokens": 3}
+    assert pipeline("translation", **always, truncation=False)(long) == uncut
+    assert pipeline("translation", **always, max_source_length=5)(long, prefix="") == cut
+    assert [r.message for r in warnings.records] == [f"Cut 1 of 1 texts to 5 tokens; the longest has {count}."] * 2
 
 
 def test_the_limit_of_the_model_counts_where_the_tokenizer_has_none(warnings):

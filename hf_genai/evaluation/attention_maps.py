@@ -12,8 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from .words import word_groups
+
+logger = logging.get_logger(__name__)
 
 MISSING = (
     "the output holds no cross_attentions: ask for output_attentions=True (in generate() return_dict_in_generate=True "
@@ -124,10 +127,14 @@ def generated_attention(
     A beam's weights lie in another row of the batch at every step: `beam_indices` names the row that each returned
     sequence was in when its token was chosen, with -1 after its end. Sequences keep their row in greedy search and
     sampling.
+
+    Assisted decoding (also prompt lookup) in transformers 5.23 keeps the prompt's rows in place of those of the tokens
+    that the first guess got right. That is noticed here, with a warning; a forward pass gives the true weights.
     """
     steps = output.cross_attentions
     if not steps:
         raise ValueError(MISSING)
+    _warn_of_repeated_rows(steps)
     num_sequences, length = output.sequences.shape
     prompt = length - len(steps)
     beam_indices = getattr(output, "beam_indices", None)
@@ -145,6 +152,16 @@ def generated_attention(
             raise ValueError(f"{num_sequences} sequences, but attention weights for {len(weights)}")
         rows.append(weights)
     return list(torch.cat(rows, dim=1))
+
+
+def _warn_of_repeated_rows(steps: Any) -> None:
+    first, second = (_checked(step) for step in (steps[0], steps[min(1, len(steps) - 1)]))
+    repeated = all(torch.equal(a[:, :, 0], b[:, :, -1]) for a, b in zip(first, second, strict=True))
+    if len(steps) > 1 and len(first[0]) == 1 and first[0].shape[-1] > 1 and repeated:
+        logger.warning(
+            "The first two decoding steps hold the same attention weights, as after assisted decoding, which records "
+            "wrong ones: call attention_maps on a forward pass over the generated ids instead (labels=...)."
+        )
 
 
 def _checked(layer_weights: Any) -> tuple[Tensor, ...]:

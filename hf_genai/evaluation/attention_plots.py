@@ -35,7 +35,7 @@ def plot_attention(attention: AttentionMap, title: str | None = None) -> "Figure
     rows, columns = attention.weights.shape
     cell = max(0.2, min(0.5, 13 / max(rows, columns)))  # inches: room for the letters of one line, whole on a page
     size = min(12.0, cell * 72 * 0.55)  # points
-    labels = [_isolated(token) for token in (*attention.source_tokens, *attention.target_tokens)]
+    labels = [_one_line(token) for token in (*attention.source_tokens, *attention.target_tokens)]
     family = _font_families("".join(labels) + (title or ""))
     left = _label_inches(attention.target_tokens, size) + 0.25
     slanted = _label_inches(attention.source_tokens, size) * 0.71 + 0.25  # 45 degrees
@@ -60,7 +60,7 @@ def plot_attention(attention: AttentionMap, title: str | None = None) -> "Figure
     axes = figure.add_axes(place(left, top, width, height))
     image = axes.imshow(attention.weights, cmap="Blues", vmin=0, vmax=_scale(attention), aspect="auto")
     axes.xaxis.tick_top()
-    text = {"family": family, "fontsize": size, "color": "#1f2937"}
+    text = {"family": family, "fontsize": size, "color": "#1f2937", "parse_math": False}
     axes.set_xticks(range(columns), labels[:columns], rotation=45, ha="left", rotation_mode="anchor", **text)
     axes.set_yticks(range(rows), labels[columns:], **text)
     axes.set_xticks([i - 0.5 for i in range(columns + 1)], minor=True)
@@ -77,7 +77,7 @@ def plot_attention(attention: AttentionMap, title: str | None = None) -> "Figure
     bar.ax.yaxis.set_major_locator(_round_ticks())
     if title:
         text |= {"fontsize": 12, "weight": "bold", "va": "top"}
-        figure.text(0.15 / figure_size[0], 1 - 0.14 / figure_size[1], _isolated(title), **text)
+        figure.text(0.15 / figure_size[0], 1 - 0.14 / figure_size[1], _one_line(title), **text)
     return figure
 
 
@@ -99,10 +99,9 @@ def _scale(attention: AttentionMap) -> float:
     return float(attention.weights.max()) or 1.0
 
 
-def _isolated(token: str) -> str:
-    """One line without control characters; matplotlib would break lines at \\n and read $...$ as a formula."""
-    clean = "".join(" " if unicodedata.category(char) == "Cc" else char for char in token)
-    return clean.replace("$", r"\$") or " "
+def _one_line(token: str) -> str:
+    """One line without control characters, at which matplotlib would break lines or draw boxes."""
+    return "".join(" " if unicodedata.category(char) == "Cc" else char for char in token) or " "
 
 
 def _label_width(tokens: Sequence[str]) -> float:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_seq2seq import TEXTS, make_model, make_tokenizer
+from transformers.utils import logging
 
 from hf_genai.evaluation.attention_maps import AttentionMap, attention_maps, generated_attention
 from hf_genai.evaluation.words import word_groups
@@ -162,6 +163,22 @@ def test_a_beam_that_ended_early_shows_one_end_token(model, tokenizer):
     maps = attention_maps(output, batch["input_ids"], tokenizer, words=False, skip_special_tokens=False)
     assert any(attention.target_tokens[-1] == "</s>" for attention in maps)
     assert all(attention.target_tokens.count("</s>") <= 1 for attention in maps)
+
+
+def test_the_wrong_rows_of_assisted_decoding_do_not_pass_unnoticed(tokenizer, caplog):
+    model = make_model("t5", attn_implementation="eager")
+    batch = tokenizer(SOURCES[:1], return_tensors="pt", return_token_type_ids=False)
+    prompt = model.generate(**batch, max_new_tokens=8)
+    logging.enable_propagation()
+    plain = model.generate(**batch, decoder_input_ids=prompt, max_new_tokens=6, **ATTENTIONS)
+    generated_attention(plain)
+    assert not caplog.records
+    lookup = {"prompt_lookup_num_tokens": 4, "max_matching_ngram_size": 1}
+    assisted = model.generate(**batch, decoder_input_ids=prompt, max_new_tokens=6, **lookup, **ATTENTIONS)
+    assert torch.equal(plain.sequences, assisted.sequences)
+    generated_attention(assisted)
+    logging.disable_propagation()
+    assert "forward pass" in caplog.records[-1].message
 
 
 def test_layers_and_heads_are_chosen_and_checked(tokenizer):

@@ -71,11 +71,11 @@ def test_exact_match_is_a_share_and_ignores_outer_space_alone():
 def test_batches_give_the_score_of_the_whole(metric):
     whole = metric().compute(predictions=PREDICTIONS, references=REFERENCES)
     batched = metric()
+    batched.add_batch(predictions=[], references=[])
     for prediction, reference in zip(PREDICTIONS, REFERENCES, strict=True):
         batched.add_batch(predictions=[prediction], references=[reference])
     assert batched.compute() == whole
     batched.add(prediction=PREDICTIONS[0], reference=REFERENCES[0])
-    batched.add_batch(predictions=[], references=[])
     assert batched.compute(predictions=PREDICTIONS[1:], references=REFERENCES[1:]) == whole
 
 
