@@ -80,12 +80,15 @@ class CardData:
 
 
 def usage_snippet(text: str, two_tokenizers: bool = False) -> str:
-    """Return code that opens a sequence-to-sequence model by the Auto classes and prints its output for `text`."""
+    """Return code that opens a sequence-to-sequence model by the Auto classes and prints its output for `text`.
+
+    A tokenizer has no code of its own, but AutoTokenizer reads the configuration, which has, and would stop to ask.
+    """
     lines = [
         "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer",
         "",
         'model_id = "MODEL_ID"',
-        "tokenizer = AutoTokenizer.from_pretrained(model_id)",
+        "tokenizer = AutoTokenizer.from_pretrained(model_id, trust_remote_code=True)",
         "model = AutoModelForSeq2SeqLM.from_pretrained(model_id, trust_remote_code=True)",
         f'inputs = tokenizer({json.dumps(text, ensure_ascii=False)}, return_tensors="pt")',
         "output_ids = model.generate(**inputs, num_beams=5, max_new_tokens=100)",
@@ -93,7 +96,8 @@ def usage_snippet(text: str, two_tokenizers: bool = False) -> str:
     ]
     if two_tokenizers:
         lines[-1] = lines[-1].replace("tokenizer", "target_tokenizer")
-        lines.insert(4, f'target_tokenizer = AutoTokenizer.from_pretrained(model_id, subfolder="{TARGET_TOKENIZER}")')
+        options = f'subfolder="{TARGET_TOKENIZER}", trust_remote_code=True'
+        lines.insert(4, f"target_tokenizer = AutoTokenizer.from_pretrained(model_id, {options})")
     return "\n".join(lines)
 
 

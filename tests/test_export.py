@@ -1,5 +1,6 @@
 """A saved or pushed model works where hf_genai cannot be imported, with the code that travelled beside its weights."""
 
+import copy
 import json
 
 import pytest
@@ -23,7 +24,11 @@ COMBINATIONS = {
         "bidirectional_encoder": False,
         "reverse_source": True,
     },
-    "unfed": {"attention_type": "scaled_dot", "attention_position": "after"},
+    "two_vocabularies": {
+        "attention_type": "scaled_dot",
+        "share_encoder_decoder_embeddings": False,
+        "source_vocab_size": len(WORDS),
+    },
 }
 HEADS = {
     "AutoModel": "GenaiRNNModel",
@@ -33,7 +38,7 @@ HEADS = {
 }
 
 WITHOUT_THE_PACKAGE = """
-import json, os, sys
+import builtins, json, os, sys
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
@@ -42,6 +47,7 @@ class Absent:
 
 sys.meta_path.insert(0, Absent())
 import torch, transformers
+from huggingface_hub import ModelCard
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 
 folders, sentences, heads, options = map(json.loads, sys.argv[1:])
@@ -72,10 +78,10 @@ for load in (AutoConfig, AutoModel, AutoModelForSeq2SeqLM):
         load.from_pretrained(place)
     except ValueError as error:
         found["refused"].append("trust_remote_code" in str(error))
-text = open("../bahdanau/README.md").read()
+text = ModelCard.load("tester/translator").content
 found["shown"] = text.split("```text\\n")[1].split("\\n```")[0]
-example = text.split("```python\\n")[1].split("\\n```")[0].replace('"bahdanau"', '"../bahdanau"')
-exec(example, {"print": lambda line: found.update(printed=line)})
+builtins.input = lambda question: found.update(asked=question)
+exec(text.split("```python\\n")[1].split("\\n```")[0], {"print": lambda line: found.update(printed=line)})
 assert "hf_genai" not in sys.modules
 print()  # the question whether to trust ends without a new line
 print(json.dumps(found))
@@ -119,8 +125,10 @@ def home_and_away(tmp_path_factory, tokenizer):
     batch = tokenizer(SENTENCES, return_tensors="pt", padding=True)
     for name, choices in COMBINATIONS.items():
         model, here["ids"][name] = lively_translator(batch, **choices)
-        card = CardData(title=name, summary="Random.", model_type="genai_rnn", usage=usage_snippet("a b"))
-        folders[name] = str(save_for_hub(root / name, model, tokenizer, card))
+        two = name == "two_vocabularies"
+        card = CardData(title=name, summary="Random.", model_type="genai_rnn", usage=usage_snippet("a b", two))
+        tokenizers = (tokenizer, copy.deepcopy(tokenizer)) if two else tokenizer
+        folders[name] = str(save_for_hub(root / name, model, tokenizers, card))
     for auto_class, class_name in HEADS.items():
         seq2seq = auto_class == "AutoModel"
         model = tiny(class_name, **({} if seq2seq else {"is_encoder_decoder": False}))
@@ -130,7 +138,7 @@ def home_and_away(tmp_path_factory, tokenizer):
             here["heads"][auto_class] = [class_name, model(torch.tensor([[4, 5, 6, 7]]))[0].tolist()]
     with LoopbackHub() as hub, pytest.MonkeyPatch.context() as patch:
         hub.connect(patch)
-        push(folders["bahdanau"], "tester/translator", private=True, echo=lambda line: None)
+        push(folders["two_vocabularies"], "tester/translator", private=True, echo=lambda line: None)
         arguments = [folders | {"from the hub": "tester/translator"}, SENTENCES, heads, OPTIONS]
         printed = hub.python(WITHOUT_THE_PACKAGE, root / "away", *map(json.dumps, arguments))
         assert hub.unknown == []
@@ -146,7 +154,7 @@ def test_a_saved_translator_generates_the_same_ids_without_the_package(home_and_
 
 def test_a_pushed_translator_opens_by_its_name_on_the_hub(home_and_away):
     here, away, _ = home_and_away
-    assert away["ids"]["from the hub"] == here["ids"]["bahdanau"]
+    assert away["ids"]["from the hub"] == here["ids"]["two_vocabularies"]
 
 
 def test_saving_again_without_the_package_keeps_the_code(home_and_away):
@@ -179,6 +187,7 @@ def test_the_map_of_a_saved_head_names_every_auto_class(home_and_away):
         }
 
 
-def test_the_example_in_the_card_prints_what_the_card_shows(home_and_away):
+def test_the_example_in_the_pushed_card_prints_what_the_card_shows_and_asks_nothing(home_and_away):
     away = home_and_away[1]
     assert away["shown"] and away["printed"] == away["shown"]
+    assert "asked" not in away

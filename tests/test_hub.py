@@ -375,6 +375,15 @@ def test_private_words_are_found_and_taken_out_of_card_and_config(
     ]
 
 
+def test_a_vocabulary_may_hold_the_word_that_names_the_host(tmp_path, model, tokenizer, monkeypatch):
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    monkeypatch.setattr("socket.gethostname", lambda: "trois")
+    assert find_private(tmp_path) == []
+    (tmp_path / "README.md").write_text("trained on trois")
+    assert find_private(tmp_path) == ["README.md:1: the host name"]
+
+
 # the push
 
 
