@@ -164,7 +164,7 @@ class GenaiRNNEncoder(GenaiRNNPreTrainedModel):
             last_hidden_state: (B, S, encoder_hidden_size). A padded place repeats the last state before it in reading
             order, so the first and the last place always hold what each direction knows of the whole source.
         """
-        hidden = self.dropout(embed("input_ids", input_ids, "inputs_embeds", inputs_embeds, self.embed_tokens))
+        hidden = self.dropout(embed("", input_ids, inputs_embeds, self.embed_tokens, self.config.embedding_size))
         mask = check_mask("attention_mask", attention_mask, *hidden.shape[:2])
         keep_all = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         everything = [hidden]
@@ -262,9 +262,17 @@ class GenaiRNNDecoder(GenaiRNNPreTrainedModel):
         """
         cache = getattr(past_key_values, "self_attention_cache", past_key_values)
         continues = cache is not None and cache.get_seq_length() > 0
-        vectors = (inputs_embeds, self.embed_tokens, not continues)
-        hidden = self.dropout(embed("decoder_input_ids", input_ids, "decoder_inputs_embeds", *vectors))
+        side, size = "decoder_" if self.config.is_encoder_decoder else "", self.config.embedding_size
+        hidden = self.dropout(embed(side, input_ids, inputs_embeds, self.embed_tokens, size, not continues))
+        if encoder_hidden_states is not None and len(encoder_hidden_states) != len(hidden):
+            rows = len(encoder_hidden_states)
+            raise ValueError(f"{side}input_ids must have a row for each of the {rows} sources, not {len(hidden)}")
         if attention_mask is not None:
+            if len(attention_mask) != len(hidden) or attention_mask.shape[-1] < hidden.shape[1]:
+                raise ValueError(
+                    f"{side}attention_mask must be (batch, length) = {tuple(hidden.shape[:2])}, or longer where it"
+                    f" goes on from a cache, not {tuple(attention_mask.shape)}"
+                )
             attention_mask = attention_mask[:, -hidden.shape[1] :].bool()
         starts = [layer.state for layer in cache.layers] if continues else self.start(hidden, encoder_summary)
         memory, source_mask = self.look_back(
@@ -319,17 +327,22 @@ class GenaiRNNDecoder(GenaiRNNPreTrainedModel):
 
 
 def embed(
-    ids_name: str,
-    ids: Tensor | None,
-    embeds_name: str,
-    embeds: Tensor | None,
-    table: nn.Embedding | None,
-    check: bool = True,
+    side: str, ids: Tensor | None, embeds: Tensor | None, table: nn.Embedding | None, size: int, check: bool = True
 ) -> Tensor:
-    """Return the vectors (B, T, embedding_size) of token ids, or those that came instead of ids."""
+    """Return the vectors (B, T, size) of token ids, or those that came instead of ids.
+
+    Args:
+        side: what the names of both arguments begin with: "" or "decoder_".
+        check: look at the ids, too; their vectors are always checked.
+    """
+    ids_name, embeds_name = f"{side}input_ids", f"{side}inputs_embeds"
     if (ids is None) == (embeds is None):
         raise ValueError(f"give either {ids_name} or {embeds_name}, not {'both' if ids is not None else 'neither'}")
     if embeds is not None:
+        if embeds.ndim != 3 or embeds.shape[2] != size or 0 in embeds.shape:
+            raise ValueError(
+                f"{embeds_name} must be (batch, length, {size}), none of them 0, not {tuple(embeds.shape)}"
+            )
         return embeds
     if table is None:
         raise ValueError(f"this decoder shares the encoder's embeddings and takes {embeds_name}, not {ids_name}")
@@ -409,6 +422,7 @@ class GenaiRNNModel(GenaiRNNPreTrainedModel):
                 raise ValueError(
                     "give decoder_input_ids or decoder_inputs_embeds: there are no input_ids to shift right"
                 )
+            check_ids("input_ids", input_ids, self.encoder.embed_tokens.num_embeddings)
             decoder_input_ids = self.shift_right(input_ids)
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids, attention_mask, inputs_embeds, return_dict=True, **options)
@@ -419,8 +433,8 @@ class GenaiRNNModel(GenaiRNNPreTrainedModel):
             )
         if decoder_input_ids is not None and self.config.share_encoder_decoder_embeddings:
             decoder_inputs_embeds = embed(
-                *("decoder_input_ids", decoder_input_ids, "decoder_inputs_embeds", decoder_inputs_embeds),
-                *(self.encoder.embed_tokens, past_key_values is None or past_key_values.get_seq_length() == 0),
+                *("decoder_", decoder_input_ids, decoder_inputs_embeds, self.encoder.embed_tokens),
+                *(self.config.embedding_size, past_key_values is None or past_key_values.get_seq_length() == 0),
             )
             decoder_input_ids = None
         source = encoder_outputs.last_hidden_state
@@ -470,7 +484,11 @@ class GenaiRNNHeadModel(GenaiRNNPreTrainedModel):
             skip_logits = self.training and labels is not None
         if skip_logits and labels is None:
             raise ValueError("skip_logits=True needs labels: without logits and loss there is nothing to return")
-        if skip_logits or (labels is not None and label_smoothing):
+        if labels is not None and labels.shape != hidden.shape[:2]:
+            raise ValueError(f"labels must be (batch, length) = {tuple(hidden.shape[:2])}, not {tuple(labels.shape)}")
+        every = isinstance(logits_to_keep, int) and logits_to_keep == 0
+        loss = None
+        if labels is not None and (skip_logits or label_smoothing or not every):  # the loss counts all places
             items = kwargs.get("num_items_in_batch")
             weight, bias = weight_and_bias(self.lm_head)
             loss = linear_cross_entropy(
@@ -480,9 +498,7 @@ class GenaiRNNHeadModel(GenaiRNNPreTrainedModel):
                 return loss, None
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(hidden[:, keep, :])
-        if labels is None:
-            return None, logits
-        if not label_smoothing:
+        if labels is not None and loss is None:
             loss = self.loss_function(
                 logits=logits,
                 labels=None,
@@ -604,6 +620,15 @@ def check_labels(labels: Tensor, vocab_size: int) -> None:
     check_ids("labels", labels, vocab_size)
 
 
+def check_classes(labels: Tensor, num_labels: int) -> None:
+    """Refuse labels that are neither -100 nor a class."""
+    if torch.compiler.is_compiling() or labels.is_floating_point() or labels.device.type == "meta":
+        return
+    wrong = labels[(labels != -100) & ((labels < 0) | (labels >= num_labels))]
+    if wrong.numel():
+        raise ValueError(f"labels must be from 0 to {num_labels - 1} (num_labels), or -100, not {wrong[0].item()}")
+
+
 class GenaiRNNClassifier(GenaiRNNPreTrainedModel):
     """What the two classifiers share: the encoder, and a linear head on its outputs."""
 
@@ -641,6 +666,8 @@ class GenaiRNNForSequenceClassification(GenaiRNNClassifier):
         logits = self.classifier(self.dropout(self.model.encoder.summary(outputs.last_hidden_state)))
         loss = None
         if labels is not None:
+            if self.num_labels > 1:
+                check_classes(labels, self.num_labels)
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **kwargs)
         return SequenceClassifierOutput(loss, logits, outputs.hidden_states)
 
@@ -668,6 +695,7 @@ class GenaiRNNForTokenClassification(GenaiRNNClassifier):
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
         loss = None
         if labels is not None:
+            check_classes(labels, self.num_labels)
             loss = self.loss_function(logits, labels, self.config, **kwargs)
         return TokenClassifierOutput(loss, logits, outputs.hidden_states)
 

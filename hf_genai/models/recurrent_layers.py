@@ -156,6 +156,7 @@ class GenaiRNNAttentionLayer(GenaiRNNLayer):
                 feed_weight=weight_and_bias(self.feed_proj)[0],
                 readout_weight=weight_and_bias(self.attention.state_proj)[0],
             )
+            assert vectors is not None  # as values were given
             return torch.cat([states, vectors.unsqueeze(2)], dim=2), vectors, weights
         states, _, weights = attention_recurrence(
             *(gates, start, weight, bias, self.cell_type),
