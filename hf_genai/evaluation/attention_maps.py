@@ -20,7 +20,7 @@ logger = logging.get_logger(__name__)
 
 MISSING = (
     "the output holds no cross_attentions: ask for output_attentions=True (in generate() return_dict_in_generate=True "
-    'too), and load the model with attn_implementation="eager", since sdpa and flash attention return no weights; "
+    'too), and load the model with attn_implementation="eager", since sdpa and flash attention return no weights; '
     "a model without attention has no maps"
 )
 
