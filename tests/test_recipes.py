@@ -112,6 +112,7 @@ def test_a_run_that_was_interrupted_and_resumed_equals_one_that_was_not(main, tm
         main(again)
     results = main([*again, "--resume_from_checkpoint"])
     assert results["train_steps"] == 6 and results["resumed_from"].endswith("checkpoint-4")
+    assert next(count) == 6  # four steps before, two after: none was done again
     assert weights_of(tmp_path / "parts") == weights_of(tmp_path / "whole")
 
 

@@ -216,7 +216,8 @@ def parse_arguments(argv: Sequence[str] | None = None, description: str | None =
         ValueError: for an unknown key or a value of the wrong type; names the key, the value and where it stands.
     """
     groups = (DataArguments, TokenizerArguments, ModelArguments, GenerationArguments, RecipeTrainingArguments)
-    parser = _Parser(groups, description=description, allow_abbrev=False, prog="train_seq2seq.py [CONFIG.yaml]")
+    title = "train_seq2seq.py [CONFIG.yaml]"
+    parser = _Parser(groups, description=description, allow_abbrev=False, prog=title)  # type: ignore[arg-type]
     if argv is None:
         import sys
 

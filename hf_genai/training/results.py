@@ -111,8 +111,8 @@ def draw_some(model: Any, tokenizers: tuple[Any, Any], texts: Sequence[str], fol
     for number, text in enumerate(texts, start=1):
         try:
             files, _ = draw_attention(model, tokenizers, text, Path(folder) / f"attention-{number}")
-        except ValueError as error:
-            logger.warning(f"no attention pictures: {error}")
+        except Exception as error:  # a picture that fails must not cost the trained model, which is not saved yet
+            logger.warning(f"no attention picture of {text!r}: {type(error).__name__}: {error}")
             continue
         names += [path.name for path in files]
     return names

@@ -6,7 +6,7 @@ import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
 from hf_genai.training.checkpoints import checkpoint_fault
-from hf_genai.training.trainer import StopOnSignal, TrainingInterrupted
+from hf_genai.training.trainer import ShuffledLengthGroupedSampler, StopOnSignal, TrainingInterrupted
 
 
 def losses_of(trainer):
@@ -86,5 +86,25 @@ def test_evaluation_leaves_the_generation_config_as_it_was(tmp_path, tiny_traine
     trainer = tiny_trainer(tmp_path)
     trainer.model.generation_config.max_new_tokens = 4
     before = trainer.model.generation_config.to_dict()
-    trainer.evaluate()
+    trainer.predict(trainer.eval_dataset)
     assert trainer.model.generation_config.to_dict() == before
+
+
+def test_batches_of_similar_length_come_in_random_order_and_lose_nothing():
+    lengths = torch.randint(1, 60, (1003,), generator=torch.Generator().manual_seed(0)).tolist()
+    torch.manual_seed(0)
+    order = list(ShuffledLengthGroupedSampler(10, lengths=lengths))
+    assert sorted(order) == list(range(1003))
+    batches = [[lengths[index] for index in order[start : start + 10]] for start in range(0, 1000, 10)]
+    assert sum(max(batch) - min(batch) for batch in batches) / 100 < 8  # 55 in batches drawn at random
+    tops = torch.tensor([max(batch) for batch in batches[1:]], dtype=torch.float)
+    assert abs(torch.corrcoef(torch.stack([tops[1:], tops[:-1]]))[0, 1]) < 0.3  # near 1 from long to short
+    assert max(lengths) in batches[0]
+    torch.manual_seed(0)
+    assert list(ShuffledLengthGroupedSampler(10, lengths=lengths)) == order
+
+
+def test_the_sampling_strategy_chooses_the_sampler(tmp_path, tiny_trainer):
+    assert isinstance(tiny_trainer(tmp_path / "a")._get_train_sampler(), ShuffledLengthGroupedSampler)
+    other = tiny_trainer(tmp_path / "b", train_sampling_strategy="random")._get_train_sampler()
+    assert isinstance(other, torch.utils.data.RandomSampler)
