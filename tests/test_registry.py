@@ -1,0 +1,96 @@
+"""Registration in the Auto classes: at import, at no cost, and in either order of imports."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import transformers
+from tiny_rnn import tiny_config
+
+import hf_genai
+from hf_genai.registry import FAMILIES, load
+
+CHECKS = """
+import json, sys
+found = {}
+import hf_genai
+found["import loads"] = [name for name in ("torch", "transformers", "numpy") if name in sys.modules]
+found["listed"] = sorted(set(hf_genai.__all__) - set(dir(hf_genai)))
+from hf_genai import GenaiRNNConfig
+found["configuration loads modeling"] = "hf_genai.models.modeling_rnn" in sys.modules
+from transformers import AutoConfig, AutoModelForSeq2SeqLM
+import transformers
+heads = GenaiRNNConfig.auto_classes
+def registered():
+    return {auto: getattr(transformers, auto)._model_mapping[GenaiRNNConfig] for auto in heads}
+found["known before loading"] = {auto: cls.__name__ for auto, cls in registered().items()} == heads
+found["auto class loads modeling"] = "hf_genai.models.modeling_rnn" in sys.modules
+found["configuration by type"] = AutoConfig.for_model("genai_rnn").__class__ is GenaiRNNConfig
+model = AutoModelForSeq2SeqLM.from_config(GenaiRNNConfig(vocab_size=9, hidden_size=4))
+import hf_genai.models.modeling_rnn as modeling
+found["built by the real class"] = type(model) is modeling.GenaiRNNForConditionalGeneration
+found["stand-ins are replaced"] = all(cls is getattr(modeling, heads[auto]) for auto, cls in registered().items())
+print(json.dumps(found))
+"""
+OTHER_ORDERS = {
+    "transformers first": "import torch, transformers; from transformers import AutoModel; import hf_genai",
+    "modeling file first": "import hf_genai.models.modeling_rnn; import transformers",
+}
+ORDER_CHECK = """
+heads = hf_genai.GenaiRNNConfig.auto_classes
+names = {a: getattr(transformers, a)._model_mapping[hf_genai.GenaiRNNConfig].__name__ for a in heads}
+assert names == heads, names
+config = hf_genai.GenaiRNNConfig(vocab_size=9, hidden_size=4)
+for auto, name in heads.items():
+    assert type(getattr(transformers, auto).from_config(config)) is getattr(hf_genai, name), auto
+"""
+
+
+def run(code: str) -> str:
+    root = Path(hf_genai.__file__).parents[1]
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, timeout=240)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_importing_is_light_and_classes_load_when_they_are_used():
+    found = json.loads(run(CHECKS).splitlines()[-1])
+    assert found == {
+        "import loads": [],
+        "listed": [],
+        "configuration loads modeling": False,
+        "known before loading": True,
+        "auto class loads modeling": False,
+        "configuration by type": True,
+        "built by the real class": True,
+        "stand-ins are replaced": True,
+    }
+
+
+@pytest.mark.parametrize("order", OTHER_ORDERS.values(), ids=list(OTHER_ORDERS))
+def test_every_head_is_known_in_any_order_of_imports(order):
+    run(order + ORDER_CHECK)
+
+
+def test_the_table_names_classes_that_exist_and_are_public():
+    for family, (_, config_class, _) in FAMILIES.items():
+        config = load(family, config_class)
+        assert config.model_type == family
+        for auto_class, name in config.auto_classes.items():
+            model_class = load(family, name)
+            assert getattr(hf_genai, name) is model_class
+            assert model_class.config_class is config
+            assert getattr(transformers, auto_class)._model_mapping[config] is model_class
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="GenaiRNNForPoetry"):
+        hf_genai.GenaiRNNForPoetry  # noqa: B018
+
+
+def test_registering_again_changes_nothing():
+    hf_genai.registry.register()
+    model = transformers.AutoModelForSeq2SeqLM.from_config(tiny_config())
+    assert type(model) is hf_genai.GenaiRNNForConditionalGeneration
