@@ -177,11 +177,15 @@ def attend(
 @app.command(short_help="Score translations: BLEU, chrF, exact match.")
 def evaluate(
     model: Model,
-    data: Annotated[str, typer.Option("--data", help="as in training: cldr:en-fr, a file of pairs, a Hub data set")],
+    data: Annotated[
+        list[str],
+        typer.Option("--data", help="as in training: cldr:en-fr, a file (again for two texts), a Hub data set"),
+    ],
     source_column: Annotated[str, typer.Option("--source_column", "--source-column")] = "source",
     target_column: Annotated[str, typer.Option("--target_column", "--target-column")] = "target",
     split: Annotated[str, typer.Option(help="train, validation, test, or all of them")] = "test",
     max_samples: Annotated[int | None, typer.Option("--max_samples", "--max-samples", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="of built-in data: that of the training, to score on its test pairs")] = 42,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="also write the JSON to this file")] = None,
     force: Annotated[bool, typer.Option("--force", help="overwrite a file that is there")] = False,
     num_beams: Beams = None,
@@ -200,15 +204,16 @@ def evaluate(
         raise ValueError(f"output: {output} would be overwritten; give --force or another --output")
     from .training.results import pairs_of_split, score_model
 
+    source = data[0] if len(data) == 1 else data
     columns = {"source_column": source_column, "target_column": target_column}
-    sources, references, training_targets = pairs_of_split(split, max_samples, source=data, **columns)
+    sources, references, training_targets = pairs_of_split(split, max_samples, source=source, seed=seed, **columns)
     seq2seq, tokenizers = open_model(model, num_threads, trust_remote_code)
     options = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
     options = {key: value for key, value in options.items() if value is not None}
     scores = score_model(seq2seq, tokenizers, sources, references, training_targets, batch_size=batch_size, **options)
     scores.pop("predictions")
     text = json.dumps(
-        {"model": model, "data": data, "split": split, **options, **scores}, indent=2, ensure_ascii=False
+        {"model": model, "data": source, "split": split, **options, **scores}, indent=2, ensure_ascii=False
     )
     if output is not None:
         output.write_text(text + "\n", encoding="utf-8")

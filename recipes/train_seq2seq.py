@@ -118,7 +118,8 @@ def main(argv: list[str] | None = None) -> dict:
         max_source_length=data.max_source_length,
     )
     results = summary_of_run(arguments, argv, model, pairs, scores)
-    results["attention_maps"] = draw_some(model, tokenizers, test["source"][: training.num_attention_maps], folder)
+    longest = sorted(test["source"][:20], key=len, reverse=True)  # on a short text there is little to see
+    results["attention_maps"] = draw_some(model, tokenizers, longest[: training.num_attention_maps], folder)
     results["train_steps"], results["resumed_from"] = trainer.state.global_step, checkpoint
     results["train_seconds"] = round(train_seconds, 1)
     results["total_seconds"] = round(time.perf_counter() - started, 1)

@@ -1,6 +1,7 @@
 """The command `hf-genai`: what it answers, what it writes, how it fails."""
 
 import json
+import shlex
 import subprocess
 import sys
 
@@ -157,7 +158,20 @@ def test_attend_writes_both_pictures_and_overwrites_none_unasked(demo, capsys, t
     assert "in" in (tmp_path / "map.html").read_text("utf-8")
 
 
-def test_evaluate_repeats_the_figures_of_the_training(demo, capsys, tmp_path):
+def test_the_command_on_the_card_repeats_the_figures_of_the_training(demo, capsys, monkeypatch):
+    folder, _ = demo
+    results = json.loads((folder / "results.json").read_text("utf-8"))
+    card = (folder / "README.md").read_text("utf-8")
+    (command,) = [line for line in card.splitlines() if line.startswith("hf-genai evaluate")]
+    monkeypatch.chdir(folder.parent)
+    assert run(*shlex.split(command)[1:]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert {key: scores[key] for key in ("bleu", "chrf", "num_examples")} == {
+        key: results[key] for key in ("bleu", "chrf", "num_examples")
+    }
+
+
+def test_evaluate_scores_a_file_and_overwrites_none_unasked(demo, capsys, tmp_path):
     folder, _ = demo
     pairs = tmp_path / "pairs.tsv"
     pairs.write_text("en\tfr\nin 3 days\tdans 3 jours\n5 euros\t5 euros\n", encoding="utf-8")

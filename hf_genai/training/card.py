@@ -1,5 +1,6 @@
 """What the model card says about a run."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def card_of_run(arguments: RecipeArguments, results: dict[str, Any], pairs: Any,
         hardware=results["hardware"],
         speed={"Decoding of the test pairs": f"{results['sentences_per_second']} sentences per second"},
         evaluation_data=f"{count} test pairs of {where.name}, none of them seen in training",
-        evaluation_command=results["command"],
+        evaluation_command=_evaluation_command(arguments, count),
         scores={metric: results[metric] for metric in METRICS},
         baselines={
             name.replace("_", " "): {metric: row[metric] for metric in METRICS}
@@ -67,3 +68,17 @@ def card_of_run(arguments: RecipeArguments, results: dict[str, Any], pairs: Any,
             else "Not studied. The model repeats what its training text says about people and places, and how."
         ),
     )
+
+
+def _evaluation_command(arguments: RecipeArguments, num_examples: int) -> str:
+    """Return the command that scores the model on the same test pairs; files given as test data are scored whole."""
+    data, test = arguments.data, arguments.data.test_data
+    options = [word for source in data.data for word in ("--data", source)] + ["--seed", str(arguments.training.seed)]
+    if test is not None and not test.replace(".", "", 1).isdigit():
+        options = ["--data", test, "--split", "all"]
+    for column in ("source_column", "target_column"):
+        if column in arguments.given:
+            options += [f"--{column}", getattr(data, column)]
+    if data.max_test_samples or test is not None:
+        options += ["--max_samples", str(num_examples)]
+    return shlex.join(["hf-genai", "evaluate", Path(str(arguments.training.output_dir)).name, *options])
