@@ -1,5 +1,5 @@
-"""The models. Files of this folder travel with each model to the Hub, so they import only each other (`from .name import
-...`), torch, numpy, transformers, huggingface_hub and the standard library.
+"""The models. Files of this folder travel with each model to the Hub, so they import only each other (`from .name`),
+torch, numpy, transformers, huggingface_hub and the standard library.
 
 Shared, from small to large:
     fields.py                 checked fields of configurations

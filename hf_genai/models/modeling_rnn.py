@@ -32,7 +32,9 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
 from .configuration_rnn import GenaiRNNConfig
+from .fast_path import fast_path_allowed, needs_gradient
 from .linear_cross_entropy import linear_cross_entropy
+from .matmul import Linear
 from .recurrence import GATES, SLOTS
 from .recurrent_cache import RecurrentStateLayer
 from .recurrent_layers import GenaiRNNAttention, GenaiRNNAttentionLayer, GenaiRNNLayer, over_tokens
@@ -298,6 +300,7 @@ class GenaiRNNDecoder(GenaiRNNPreTrainedModel):
             last_hidden_state=hidden,
             past_key_values=past_key_values,
             hidden_states=tuple(everything) if keep_all else None,
+            attentions=() if wanted else None,  # no layer of the decoder attends to the target itself
             cross_attentions=(weights.unsqueeze(1),) if wanted and weights is not None else None,  # (B, 1, T, S)
         )
 
@@ -431,15 +434,18 @@ class GenaiRNNModel(GenaiRNNPreTrainedModel):
                 last_hidden_state=encoder_outputs[0],
                 hidden_states=encoder_outputs[1] if len(encoder_outputs) > 1 else None,
             )
+        # later steps find in the cache what the first one made of the source
+        first = not isinstance(past_key_values, EncoderDecoderCache) or past_key_values.get_seq_length() == 0
         if decoder_input_ids is not None and self.config.share_encoder_decoder_embeddings:
             decoder_inputs_embeds = embed(
                 *("decoder_", decoder_input_ids, decoder_inputs_embeds, self.encoder.embed_tokens),
-                *(self.config.embedding_size, past_key_values is None or past_key_values.get_seq_length() == 0),
+                *(self.config.embedding_size, first),
             )
             decoder_input_ids = None
         source = encoder_outputs.last_hidden_state
         outputs = self.decoder(
-            *(decoder_input_ids, decoder_attention_mask, source, attention_mask, self.encoder.summary(source)),
+            *(decoder_input_ids, decoder_attention_mask, source, attention_mask),
+            self.encoder.summary(source) if first else None,
             *(past_key_values, decoder_inputs_embeds),
             return_dict=True,
             **options,
@@ -448,6 +454,7 @@ class GenaiRNNModel(GenaiRNNPreTrainedModel):
             last_hidden_state=outputs.last_hidden_state,
             past_key_values=outputs.past_key_values,
             decoder_hidden_states=outputs.hidden_states,
+            decoder_attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
             encoder_last_hidden_state=source,
             encoder_hidden_states=encoder_outputs.hidden_states,
@@ -463,23 +470,39 @@ class GenaiRNNHeadModel(GenaiRNNPreTrainedModel):
     def __init__(self, config: GenaiRNNConfig):
         super().__init__(config)
         self.model = GenaiRNNModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.lm_head._genai_is_head = True
         self.dropout = nn.Dropout(config.dropout)
         side = "encoder" if config.is_encoder_decoder and config.share_encoder_decoder_embeddings else "decoder"
         self._tied_weights_keys = {"lm_head.weight": f"model.{side}.embed_tokens.weight"}
         self.post_init()
 
-    def predict(self, hidden, labels, skip_logits, logits_to_keep, label_smoothing, **kwargs) -> tuple:
+    def score(self, hidden: Tensor, past: Cache | None) -> Tensor:
+        """Return the logits (B, T, V) of (B, T, D).
+
+        One row times a large matrix takes as long as reading the matrix, and a CPU reads it twice as fast transposed.
+        So a long generation of one sentence transposes it once, and keeps that with its cache.
+        """
+        weight, warm = self.lm_head.weight, past is not None and past.get_seq_length() > 4
+        if not (warm and hidden.shape[:2] == (1, 1) and weight.numel() > 2**20 and type(self.lm_head) is Linear):
+            return self.lm_head(hidden)
+        if hidden.device.type != "cpu" or needs_gradient(hidden, weight) or not fast_path_allowed(hidden, weight):
+            return self.lm_head(hidden)
+        layer = getattr(past, "self_attention_cache", past).layers[0]
+        if layer.packed is None:
+            layer.packed = weight.t().contiguous()  # (D, V)
+        return torch.mm(hidden[0], layer.packed).unsqueeze(0)
+
+    def predict(self, outputs, labels, skip_logits, logits_to_keep, label_smoothing, **kwargs) -> tuple:
         """Return the loss in nats per token (None without labels) and the logits (B, T, V), or None where skipped.
 
         Args:
-            hidden: (B, T, D).
+            outputs: of the base model.
             labels: (B, T), the next token at each place; -100 where there is none to predict.
             skip_logits: None: in training with labels, where all the logits at once would be the largest tensor by
                 far.
         """
-        hidden = self.dropout(hidden)
+        hidden = self.dropout(outputs.last_hidden_state)  # (B, T, D)
         if skip_logits is None:
             skip_logits = self.training and labels is not None
         if skip_logits and labels is None:
@@ -497,7 +520,7 @@ class GenaiRNNHeadModel(GenaiRNNPreTrainedModel):
             if skip_logits:
                 return loss, None
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(hidden[:, keep, :])
+        logits = self.score(hidden[:, keep, :], outputs.past_key_values)
         if labels is not None and loss is None:
             loss = self.loss_function(
                 logits=logits,
@@ -560,9 +583,7 @@ class GenaiRNNForConditionalGeneration(GenaiRNNHeadModel, GenerationMixin):
             *(inputs_embeds, decoder_inputs_embeds, use_cache, output_attentions, output_hidden_states),
             return_dict=True,
         )
-        loss, logits = self.predict(
-            *(outputs.last_hidden_state, labels, skip_logits, logits_to_keep, label_smoothing), **kwargs
-        )
+        loss, logits = self.predict(*(outputs, labels, skip_logits, logits_to_keep, label_smoothing), **kwargs)
         return Seq2SeqLMOutput(
             loss=loss, logits=logits, **{name: value for name, value in outputs.items() if name != "last_hidden_state"}
         )
@@ -607,9 +628,7 @@ class GenaiRNNForCausalLM(GenaiRNNHeadModel, GenerationMixin):
             output_hidden_states=output_hidden_states,
             return_dict=True,
         )
-        loss, logits = self.predict(
-            *(outputs.last_hidden_state, shift_labels, skip_logits, logits_to_keep, label_smoothing), **kwargs
-        )
+        loss, logits = self.predict(*(outputs, shift_labels, skip_logits, logits_to_keep, label_smoothing), **kwargs)
         return CausalLMOutputWithPast(loss, logits, outputs.past_key_values, outputs.hidden_states)
 
 

@@ -10,6 +10,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import AdditiveScore, DotScore, ScaledDotScore, attend
 from .configuration_rnn import GenaiRNNConfig
+from .matmul import Linear
 from .recurrence import GATES, attention_recurrence, parallel_additive_attention, recurrent_layer
 from .seq2seq import weight_and_bias
 
@@ -28,15 +29,14 @@ def over_tokens(run, inputs: Tensor, start: Tensor, mask: Tensor | None) -> list
     """
     if mask is None:
         return list(run(inputs))
+    rows = torch.arange(len(inputs), device=inputs.device).unsqueeze(1)
     order = torch.argsort(~mask, dim=1, stable=True)  # real tokens to the front
-    results = run(torch.gather(inputs, 1, order.unsqueeze(-1).expand_as(inputs)))
     place = mask.cumsum(dim=1)  # 0: before the first real token
     kept = []
-    for index, result in enumerate(results):
+    for index, result in enumerate(run(inputs[rows, order])):
         before = start if index == 0 else torch.zeros_like(result[:, 0])
         result = torch.cat([before.unsqueeze(1).to(result.dtype), result], dim=1)  # (B, 1 + T, ...)
-        where = place.reshape(*place.shape, *[1] * (result.ndim - 2)).expand(-1, -1, *result.shape[2:])
-        kept.append(torch.gather(result, 1, where))
+        kept.append(result[rows, place])
     return kept
 
 
@@ -49,8 +49,8 @@ class GenaiRNNLayer(GradientCheckpointingLayer):
     def __init__(self, cell_type: str, input_size: int, hidden_size: int):
         super().__init__()
         self.cell_type = cell_type
-        self.input_proj = nn.Linear(input_size, GATES[cell_type] * hidden_size)
-        self.hidden_proj = nn.Linear(hidden_size, GATES[cell_type] * hidden_size)
+        self.input_proj = Linear(input_size, GATES[cell_type] * hidden_size)
+        self.hidden_proj = Linear(hidden_size, GATES[cell_type] * hidden_size)
         # read at initialisation, where transformers skips modules like this one, which own no parameter themselves
         self.hidden_proj._genai_cell_type = cell_type
 
@@ -82,14 +82,12 @@ class GenaiRNNAttention(nn.Module):
         super().__init__()
         kind, size = config.attention_type, config.hidden_size
         width = size if kind in ("dot", "general") else config.attention_size
-        self.query_proj = nn.Linear(size, width, bias=False) if kind in ("additive", "scaled_dot") else None
-        self.key_proj = (
-            nn.Linear(config.encoder_hidden_size, width, bias=kind == "additive") if kind != "dot" else None
-        )
+        self.query_proj = Linear(size, width, bias=False) if kind in ("additive", "scaled_dot") else None
+        self.key_proj = Linear(config.encoder_hidden_size, width, bias=kind == "additive") if kind != "dot" else None
         scores = {"additive": AdditiveScore, "scaled_dot": ScaledDotScore}
         self.score = scores[kind](width) if kind in scores else DotScore()
-        self.state_proj = nn.Linear(size, size, bias=False)
-        self.context_proj = nn.Linear(config.encoder_hidden_size, size)
+        self.state_proj = Linear(size, size, bias=False)
+        self.context_proj = Linear(config.encoder_hidden_size, size)
 
     def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys (B, S, A) and values (B, S, D) of the source (B, S, encoder_hidden_size): once a sentence."""
@@ -125,7 +123,7 @@ class GenaiRNNAttentionLayer(GenaiRNNLayer):
         gates = GATES[config.cell_type] * config.hidden_size
         self.input_feeding = config.input_feeding
         source_size = config.hidden_size if config.input_feeding else config.encoder_hidden_size
-        self.feed_proj = nn.Linear(source_size, gates, bias=False)
+        self.feed_proj = Linear(source_size, gates, bias=False)
 
     def project(self, memory: Tensor) -> tuple[Tensor, ...]:
         """Return keys, values and, before the cell, the gates (B, S, G) that each source place would give."""

@@ -4,6 +4,8 @@ input."""
 import torch
 from torch import Tensor, nn
 
+from .matmul import Linear
+
 
 def shift_tokens_right(labels: Tensor, pad_token_id: int, decoder_start_token_id: int) -> Tensor:
     """Return the decoder's input for given labels: the start token, then each label but the last.
@@ -31,7 +33,7 @@ def weight_and_bias(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
     asked what it does to the unit vectors, so that code which needs the matrix itself works with it too, gradients
     included.
     """
-    if type(linear) is nn.Linear:
+    if type(linear) in (nn.Linear, Linear):
         return linear.weight, linear.bias
     parameter = next(linear.parameters())
     dtype = parameter.dtype if parameter.is_floating_point() else torch.get_default_dtype()
