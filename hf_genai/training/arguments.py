@@ -139,6 +139,11 @@ class RecipeTrainingArguments(Seq2SeqTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.early_stopping_patience is not None and self.eval_strategy == "no":
+            raise ValueError(
+                f"early_stopping_patience ({self.early_stopping_patience}) needs an eval_strategy of steps or epoch, got "
+                "no; give --early_stopping_patience null to train to the end"
+            )
         self.dataloader_pin_memory &= self.device.type != "cpu"  # torch warns of it at each epoch
 
 
@@ -238,6 +243,8 @@ def parse_arguments(argv: Sequence[str] | None = None, description: str | None =
         action.default, action.required = argparse.SUPPRESS, False  # so that only what was given comes back
         if action.type is dict:
             action.type = _mapping
+        elif action.type in (int, float) and action.dest in optional:
+            action.type = _or_null(action.type)  # so that the command line can take back what a file sets
     values: dict[str, Any] = {}
     where: dict[str, str] = {}
     while tokens and not tokens[0].startswith("-"):
@@ -267,6 +274,14 @@ def parse_arguments(argv: Sequence[str] | None = None, description: str | None =
     return arguments
 
 
+def _or_null(kind: Any) -> Any:
+    def read(text: str) -> Any:
+        return None if text.lower() in ("none", "null") else kind(text)
+
+    read.__name__ = kind.__name__  # argparse names the type in its message
+    return read
+
+
 def _mapping(text: str) -> dict:
     value = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     if not isinstance(value, dict):
@@ -274,7 +289,7 @@ def _mapping(text: str) -> dict:
     return value
 
 
-_mapping.__name__ = "mapping"  # argparse names the type in its message
+_mapping.__name__ = "mapping"
 
 
 def _tokens(key: str, value: Any, actions: dict[str, argparse.Action], path: str) -> list[str]:

@@ -40,6 +40,15 @@ def test_the_file_wins_over_defaults_and_the_command_line_over_the_file(config):
     assert parse_arguments([config()]).training.learning_rate == 1e-3  # 1e-3, which PyYAML reads as a text
 
 
+def test_null_takes_back_what_the_file_sets(config):
+    text = "early_stopping_patience: 3\neval_strategy: steps\neval_steps: 5\noutput_dir: x\n"
+    assert parse_arguments([config(text)]).training.early_stopping_patience == 3
+    options = [config(text), "--early_stopping_patience", "null", "--train_size", "none"]
+    assert parse_arguments(options).training.early_stopping_patience is None
+    with pytest.raises(ValueError, match="early_stopping_patience .*needs an eval_strategy"):
+        parse_arguments([config(text), "--eval_strategy", "no"])
+
+
 def test_what_was_given_is_kept_apart_from_defaults(config):
     assert set(parse_arguments([config(), "--seed", "7"]).given) == {
         *("model", "learning_rate", "eval_strategy", "generation", "output_dir", "seed")
