@@ -32,13 +32,12 @@ from hf_genai.training.trainer import GenaiSeq2SeqTrainer, StopOnSignal, Trainin
 logger = logging.getLogger("hf_genai.recipes.train_seq2seq")
 
 
-def make_tokenizers(arguments: RecipeArguments, pairs, folder: str, resume: bool):
-    """Return source and target tokenizer: those of the run that is resumed, those named, or new ones."""
-    options, name = arguments.tokenizer, arguments.tokenizer.tokenizer_name_or_path
-    if resume:
-        return load_tokenizers(folder)
-    if name or arguments.model.model_name_or_path:
-        return load_tokenizers(name or arguments.model.model_name_or_path)
+def make_tokenizers(arguments: RecipeArguments, pairs, made_before: str | None):
+    """Return source and target tokenizer: those made before by this run, those named, or new ones."""
+    options = arguments.tokenizer
+    name = made_before or options.tokenizer_name_or_path or arguments.model.model_name_or_path
+    if name:
+        return load_tokenizers(name)
     sources, targets = pairs.train["source"][:], pairs.train["target"][:]
     longest = max(arguments.data.max_source_length, arguments.data.max_target_length)
     settings = {"kind": options.tokenizer_kind, "model_max_length": longest}
@@ -66,8 +65,8 @@ def main(argv: list[str] | None = None) -> dict:
 
     pairs = load_pairs(**data.load_options(), seed=training.seed)
     with training.main_process_first(desc="tokenizer"):  # the first process makes it, the others read it
-        tokenizers = make_tokenizers(arguments, pairs, folder, resume=checkpoint is not None or not is_main)
-        if is_main and checkpoint is None:
+        tokenizers = make_tokenizers(arguments, pairs, made_before=checkpoint or (None if is_main else folder))
+        if is_main:
             save_tokenizers(folder, *tokenizers)
     source_tokenizer, target_tokenizer = tokenizers
 
@@ -99,6 +98,7 @@ def main(argv: list[str] | None = None) -> dict:
         data_collator=Seq2SeqCollator(source_tokenizer, model=model),
         compute_metrics=metrics_of_ids(target_tokenizer),
         callbacks=callbacks,
+        tokenizers=tokenizers,
     )
     train_started = time.perf_counter()
     with stop:

@@ -79,6 +79,8 @@ def test_two_vocabularies_are_trained_and_saved(main, tmp_path):
     ]
     main([TINY, "--output_dir", str(tmp_path), *SHORT, *SMALL, *options, "--overwrite_output_dir"])
     source, target = load_tokenizers(tmp_path)
+    saved = load_tokenizers(tmp_path / "checkpoint-1")
+    assert [len(tokenizer) for tokenizer in saved] == [len(source), len(target)]
     config = AutoConfig.from_pretrained(tmp_path)
     assert (config.source_vocab_size, config.vocab_size) == (len(source), len(target)) == (320, 300)
 
@@ -110,9 +112,12 @@ def test_a_run_that_was_interrupted_and_resumed_equals_one_that_was_not(main, tm
         main(again)
     with pytest.raises(ValueError, match="is not empty"):
         main(again)
+    elsewhere = [*again, "--output_dir", str(tmp_path / "new"), "--resume_from_checkpoint"]
+    main([*elsewhere, str(tmp_path / "parts" / "checkpoint-4")])
+    assert weights_of(tmp_path / "new") == weights_of(tmp_path / "whole")
+    assert next(count) == 6  # four steps before, two after: none was done again
     results = main([*again, "--resume_from_checkpoint"])
     assert results["train_steps"] == 6 and results["resumed_from"].endswith("checkpoint-4")
-    assert next(count) == 6  # four steps before, two after: none was done again
     assert weights_of(tmp_path / "parts") == weights_of(tmp_path / "whole")
 
 

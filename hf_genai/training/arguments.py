@@ -141,8 +141,8 @@ class RecipeTrainingArguments(Seq2SeqTrainingArguments):
         super().__post_init__()
         if self.early_stopping_patience is not None and self.eval_strategy == "no":
             raise ValueError(
-                f"early_stopping_patience ({self.early_stopping_patience}) needs an eval_strategy of steps or epoch, got "
-                "no; give --early_stopping_patience null to train to the end"
+                f"early_stopping_patience ({self.early_stopping_patience}) needs an eval_strategy of steps or epoch, "
+                "got no; give --early_stopping_patience null to train to the end"
             )
         self.dataloader_pin_memory &= self.device.type != "cpu"  # torch warns of it at each epoch
 

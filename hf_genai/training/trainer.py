@@ -16,6 +16,7 @@ from transformers import Seq2SeqTrainer, TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import rotate_checkpoints
 
+from ..data import save_tokenizers
 from .checkpoints import INCOMPLETE_MARKER
 
 logger = logging.getLogger(__name__)
@@ -106,10 +107,13 @@ class GenaiSeq2SeqTrainer(Seq2SeqTrainer):
     Generation: the evaluation does not write defaults such as max_length=20 into the model's generation config.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, tokenizers: tuple[Any, Any] | None = None, **kwargs):
+        """Take what Seq2SeqTrainer takes, and the source and target tokenizer, which each checkpoint gets too."""
         super().__init__(*args, **kwargs)
+        self.tokenizers = tokenizers
+        forward: Any = self.model.forward  # type: ignore[union-attr]
         self.smooths_inside = False
-        if self.label_smoother is not None and "label_smoothing" in inspect.signature(self.model.forward).parameters:
+        if self.label_smoother is not None and "label_smoothing" in inspect.signature(forward).parameters:
             self.label_smoother, self.smooths_inside = None, True
 
     def _get_train_sampler(self, train_dataset=None):
@@ -149,6 +153,8 @@ class GenaiSeq2SeqTrainer(Seq2SeqTrainer):
                 marker.write_text(f"step {self.state.global_step}: this checkpoint is being written\n")
             super()._save_checkpoint(model, trial)
             if self.args.should_save:
+                if self.tokenizers is not None:
+                    save_tokenizers(folder, *self.tokenizers)
                 marker.unlink()
         except (OSError, RuntimeError, SafetensorError) as error:  # torch.save raises RuntimeError on a full disk
             if not existed:
