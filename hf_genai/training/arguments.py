@@ -11,6 +11,7 @@ import re
 import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -144,6 +145,9 @@ class RecipeTrainingArguments(Seq2SeqTrainingArguments):
                 f"early_stopping_patience ({self.early_stopping_patience}) needs an eval_strategy of steps or epoch, "
                 "got no; give --early_stopping_patience null to train to the end"
             )
+        for name in self.report_to:
+            if name in ("tensorboard", "trackio") and find_spec(name) is None:
+                raise ImportError(f"report_to={name} needs its package: pip install 'hf_genai[{name}]'")
         self.dataloader_pin_memory &= self.device.type != "cpu"  # torch warns of it at each epoch
 
 

@@ -49,6 +49,14 @@ def test_null_takes_back_what_the_file_sets(config):
         parse_arguments([config(text), "--eval_strategy", "no"])
 
 
+def test_logging_to_a_package_that_is_not_there_names_its_extra(config, monkeypatch):
+    from hf_genai.training import arguments
+
+    monkeypatch.setattr(arguments, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'hf_genai\[trackio\]'"):
+        parse_arguments([config(), "--report_to", "trackio"])
+
+
 def test_what_was_given_is_kept_apart_from_defaults(config):
     assert set(parse_arguments([config(), "--seed", "7"]).given) == {
         *("model", "learning_rate", "eval_strategy", "generation", "output_dir", "seed")
