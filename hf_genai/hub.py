@@ -200,6 +200,9 @@ def push(
         ConnectionError: The Hub was not reached.
     """
     import huggingface_hub as hub
+    import huggingface_hub.constants
+    import huggingface_hub.errors
+    import huggingface_hub.utils
 
     folder = Path(folder)
     hub.utils.validate_repo_id(repo_id)

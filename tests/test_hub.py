@@ -499,3 +499,10 @@ def test_a_fresh_process_pushes_and_loads_models_and_datasets(saved, loopback, t
     printed = loopback.python(textwrap.dedent(code), tmp_path / "home", str(saved))
     assert printed.splitlines()[-1] == "{'source': 'a', 'target': 'b'}"
     assert {"model.safetensors", "tokenizer.json"} <= set(loopback.files("tester/again"))
+
+
+def test_a_push_works_in_a_process_that_imported_nothing_else_of_the_hub(saved):
+    code = "import sys; from hf_genai.hub import push; push(sys.argv[1], 'tester/dates', dry_run=True)"
+    done = subprocess.run([sys.executable, "-c", code, str(saved)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "nothing was sent" in done.stdout
