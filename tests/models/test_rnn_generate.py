@@ -7,7 +7,7 @@ import torch
 from tiny_rnn import ENCODER_DECODERS, STACKS, ragged, tiny_model
 from transformers import EncoderDecoderCache, TextStreamer
 
-from hf_genai import GenaiRNNForCausalLM, GenaiRNNForConditionalGeneration
+from hf_genai import GenaiRNNConfig, GenaiRNNForCausalLM, GenaiRNNForConditionalGeneration
 
 # one of each way in which the decoder looks at the source
 VARIANTS = [
@@ -136,14 +136,16 @@ def test_the_side_of_the_padding_makes_no_difference(variant, num_beams):
 
 def test_early_stopping_and_length_penalty_reach_the_search():
     model, inputs = translator(std=0.6), source(8)
-    options = {"num_beams": 4, "max_new_tokens": 12, "do_sample": False}
+    options = {"num_beams": 4, "max_new_tokens": 30, "do_sample": False}
 
     def mean_length(**more):
         texts = trimmed(model.generate(**inputs, **options, **more))
         return sum(map(len, texts)) / len(texts)
 
     assert mean_length(length_penalty=-2.0) < mean_length(length_penalty=3.0, early_stopping="never")
-    assert mean_length(early_stopping=True) <= mean_length(early_stopping="never", length_penalty=3.0)
+    ends = {"length_penalty": 3.0, "eos_token_id": [2, 5, 7, 9]}  # beams end often; longer ones score higher
+    patient, hasty = (model.generate(**inputs, **options, **ends, early_stopping=when) for when in ("never", True))
+    assert not torch.equal(hasty, patient)
 
 
 def test_several_sequences_come_back_best_first_and_all_different():
@@ -225,7 +227,8 @@ def test_it_goes_on_from_a_prefix(variant, num_beams):
             logits = model(**inputs, decoder_input_ids=ids[:, :-1]).logits
         assert torch.equal(logits.argmax(-1)[:, 2:], ids[:, 3:])
     else:
-        assert torch.equal(model.generate(**inputs, **options, decoder_input_ids=prefix, max_new_tokens=6), ids)
+        uncached = {**options, "use_cache": False, "decoder_input_ids": prefix, "max_new_tokens": 6}
+        assert torch.equal(model.generate(**inputs, **uncached), ids)
 
 
 def test_prefixes_of_several_lengths_are_padded_on_the_left_and_masked():
@@ -422,3 +425,27 @@ def test_without_attention_there_is_none_to_return():
     model, inputs = translator("lstm, none after, untied"), source()
     found = model.generate(**inputs, max_new_tokens=3, output_attentions=True, return_dict_in_generate=True)
     assert found.cross_attentions is None or all(step is None for step in found.cross_attentions)
+
+
+def test_guessed_tokens_come_with_attention_weights_too():
+    model, inputs = translator(), source(1)
+    options = {"max_new_tokens": 12, "do_sample": False, "return_dict_in_generate": True, "output_attentions": True}
+    guessed = model.generate(**inputs, **options, prompt_lookup_num_tokens=3)
+    assert torch.equal(guessed.sequences, model.generate(**inputs, **options).sequences)
+    assert guessed.cross_attentions[0][0].shape[-1] == inputs["input_ids"].shape[1]
+
+
+def test_a_long_sentence_scored_through_the_packed_head_is_the_uncached_one(monkeypatch):
+    import hf_genai.models.modeling_rnn as modeling
+
+    packed = []
+    monkeypatch.setattr(modeling.torch, "mm", lambda *factors, mm=torch.mm: packed.append(1) or mm(*factors))
+    config = GenaiRNNConfig(vocab_size=2**15, hidden_size=64, initializer_range=0.5)
+    torch.manual_seed(0)
+    model = GenaiRNNForConditionalGeneration(config).eval()
+    ids = torch.randint(3, 2**15, (1, 9))
+    options = {"max_new_tokens": 20, "do_sample": False, "eos_token_id": None}
+    cached = model.generate(ids, **options)
+    assert len(packed) >= 10  # the path is taken
+    assert torch.equal(cached, model.generate(ids, **options, use_cache=False))
+    assert len(cached.unique()) > 4
