@@ -50,7 +50,7 @@ def row(name: str, peer: str, ours: float, theirs: float, goal: float | None, un
 
 def report(rows: list[dict], path: Path | None) -> None:
     """Print a Markdown table; a ratio above 1 means that hf_genai needs less."""
-    print("| case | peer | hf_genai | peer | ratio | goal |\n| --- | --- | --- | --- | --- | --- |")
+    print("| case | peer | hf_genai | peer | ratio | at least |\n| --- | --- | --- | --- | --- | --- |")
     for r in rows:
         goal = "-" if r["goal"] is None else f"{r['goal']:.2f}"
         print(
