@@ -136,8 +136,7 @@ def generate(
     seq2seq, tokenizers = open_model(model, num_threads, trust_remote_code)
     from .evaluation.generation import generate_texts
 
-    options = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
-    options = {key: value for key, value in options.items() if value is not None}
+    options = only_given(num_beams=num_beams, max_new_tokens=max_new_tokens)
     for text in generate_texts(seq2seq, tokenizers[0], sources, tokenizers[1], batch_size=batch_size, **options):
         typer.echo(" ".join(text.splitlines()))
 
@@ -167,8 +166,7 @@ def attend(
     seq2seq, tokenizers = open_model(model, num_threads, trust_remote_code)
     from .training.results import draw_attention
 
-    options = {} if num_beams is None else {"num_beams": num_beams}
-    files, translation = draw_attention(seq2seq, tokenizers, text, stem, **options)
+    files, translation = draw_attention(seq2seq, tokenizers, text, stem, **only_given(num_beams=num_beams))
     typer.echo(translation)
     for path in files:
         typer.echo(f"wrote {path}")
@@ -179,13 +177,45 @@ def evaluate(
     model: Model,
     data: Annotated[
         list[str],
-        typer.Option("--data", help="as in training: cldr:en-fr, a file (again for two texts), a Hub data set"),
+        typer.Option(
+            "--data",
+            help="as in training: cldr:en-fr (Unicode CLDR, any two languages), jupyterlab:fr-FR (JupyterLab's texts; "
+            "needs hf_genai[jupyterlab]), a file (again for two texts), a Hub data set",
+        ),
     ],
     source_column: Annotated[str, typer.Option("--source_column", "--source-column")] = "source",
     target_column: Annotated[str, typer.Option("--target_column", "--target-column")] = "target",
-    split: Annotated[str, typer.Option(help="train, validation, test, or all of them")] = "test",
-    max_samples: Annotated[int | None, typer.Option("--max_samples", "--max-samples", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="of built-in data: that of the training, to score on its test pairs")] = 42,
+    split: Annotated[
+        str, typer.Option(help="train, validation, test, or all that there is, held out or not")
+    ] = "test",
+    validation_data: Annotated[
+        str | None, typer.Option("--validation_data", "--validation-data", help="as in training")
+    ] = None,
+    test_data: Annotated[
+        str | None,
+        typer.Option("--test_data", "--test-data", help="as in training: file, number or share of test pairs"),
+    ] = None,
+    train_size: Annotated[int | None, typer.Option("--train_size", "--train-size", help="as in training")] = None,
+    max_length_chars: Annotated[
+        int,
+        typer.Option("--max_length_chars", "--max-length-chars", min=1, help="pairs with a longer side are left out"),
+    ] = 1000,
+    data_config: Annotated[
+        str | None, typer.Option("--data_config", "--data-config", help="configuration of a Hub data set")
+    ] = None,
+    data_revision: Annotated[
+        str | None, typer.Option("--data_revision", "--data-revision", help="branch, tag or commit of a Hub data set")
+    ] = None,
+    max_source_length: Annotated[
+        int | None,
+        typer.Option(
+            "--max_source_length", "--max-source-length", min=1, help="source tokens; by default what the model takes"
+        ),
+    ] = None,
+    max_samples: Annotated[
+        int | None, typer.Option("--max_samples", "--max-samples", min=1, help="the first so many pairs of the split")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="that of the training, to score on its test pairs")] = 42,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="also write the JSON to this file")] = None,
     force: Annotated[bool, typer.Option("--force", help="overwrite a file that is there")] = False,
     num_beams: Beams = None,
@@ -199,22 +229,32 @@ def evaluate(
     \b
     hf-genai evaluate hf_genai_demo --data cldr:en-fr
     hf-genai evaluate my_model --data held_out.parquet --split all --source_column en --target_column fr --num_beams 5
+    With the --data, --test_data, ... and --seed of a training, the very pairs are scored that it held out.
+    Bad, double and held-out rows are not scored; "left_out" counts them.
     """
     if output is not None and output.exists() and not force:
         raise ValueError(f"output: {output} would be overwritten; give --force or another --output")
+    from .training.arguments import DataArguments
     from .training.results import pairs_of_split, score_model
 
-    source = data[0] if len(data) == 1 else data
-    columns = {"source_column": source_column, "target_column": target_column}
-    sources, references, training_targets = pairs_of_split(split, max_samples, source=source, seed=seed, **columns)
+    chosen = DataArguments(
+        data=data,
+        source_column=source_column,
+        target_column=target_column,
+        validation_data=validation_data,
+        test_data=test_data,
+        train_size=train_size,
+        max_length_chars=max_length_chars,
+        data_config=data_config,
+        data_revision=data_revision,
+    ).load_options()
+    sources, references, training_targets, left_out = pairs_of_split(split, max_samples, seed=seed, **chosen)
     seq2seq, tokenizers = open_model(model, num_threads, trust_remote_code)
-    options = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
-    options = {key: value for key, value in options.items() if value is not None}
+    options = only_given(num_beams=num_beams, max_new_tokens=max_new_tokens, max_source_length=max_source_length)
     scores = score_model(seq2seq, tokenizers, sources, references, training_targets, batch_size=batch_size, **options)
     scores.pop("predictions")
-    text = json.dumps(
-        {"model": model, "data": source, "split": split, **options, **scores}, indent=2, ensure_ascii=False
-    )
+    what = {"model": model, "data": chosen["source"], "split": split, "left_out": left_out}
+    text = json.dumps({**what, **options, **scores}, indent=2, ensure_ascii=False)
     if output is not None:
         output.write_text(text + "\n", encoding="utf-8")
     typer.echo(text)
@@ -258,6 +298,11 @@ def run_recipe(config: Path, argv: list[str]) -> dict[str, Any]:
     from .training.arguments import load_yaml
 
     return load_recipe(load_yaml(config).get("recipe", config.resolve().parent.name)).main([str(config), *argv])
+
+
+def only_given(**options: Any) -> dict[str, Any]:
+    """Return the options that have a value: the model's own settings decide about the others."""
+    return {key: value for key, value in options.items() if value is not None}
 
 
 def read_texts(texts: list[str] | None, input_file: Path | None) -> list[str]:

@@ -20,13 +20,13 @@ from transformers import AutoModelForSeq2SeqLM, EarlyStoppingCallback, set_seed
 
 import hf_genai  # noqa: F401 (registers the model types)
 from hf_genai.data import load_pairs, load_tokenizers, save_tokenizers, train_tokenizer
-from hf_genai.hub import push, save_for_hub
+from hf_genai.hub import CardData, push, save_for_hub
 from hf_genai.objectives.seq2seq import Seq2SeqCollator, check_vocabulary, tokenize_pairs
 from hf_genai.training.arguments import RecipeArguments, parse_arguments
 from hf_genai.training.card import card_of_run
 from hf_genai.training.checkpoints import checkpoint_to_resume, prepare_output_dir
-from hf_genai.training.model_config import build_config
-from hf_genai.training.results import draw_some, metrics_of_ids, score_model, summary_of_run, write_json
+from hf_genai.training.model_config import build_config, set_generation
+from hf_genai.training.results import bare, draw_some, metrics_of_ids, score_model, summary_of_run, write_json
 from hf_genai.training.trainer import GenaiSeq2SeqTrainer, StopOnSignal, TrainingInterrupted
 
 logger = logging.getLogger("hf_genai.recipes.train_seq2seq")
@@ -50,21 +50,21 @@ def make_tokenizers(arguments: RecipeArguments, pairs, made_before: str | None):
 
 
 def main(argv: list[str] | None = None) -> dict:
-    """Run the recipe; return what results.json holds (in a distributed run: of the first process, else nothing)."""
+    """Run the recipe; return output_dir and what results.json holds (of a distributed run, in its first process)."""
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = parse_arguments(argv, __doc__)
     data, training, folder = arguments.data, arguments.training, arguments.training.output_dir
     checkpoint = checkpoint_to_resume(folder, training.resume_from_checkpoint)
     is_main = training.process_index == 0
     if is_main:
-        prepare_output_dir(folder, training.overwrite_output_dir, resume=checkpoint is not None)
+        prepare_output_dir(folder, training.overwrite_output_dir, checkpoint)
     if training.num_threads and training.device.type == "cpu":
         torch.set_num_threads(training.num_threads)
     set_seed(training.seed)
     started = time.perf_counter()
 
     pairs = load_pairs(**data.load_options(), seed=training.seed)
-    with training.main_process_first(desc="tokenizer"):  # the first process makes it, the others read it
+    with training.main_process_first(local=False, desc="tokenizer"):  # the first process makes it, the others read it
         tokenizers = make_tokenizers(arguments, pairs, made_before=checkpoint or (None if is_main else folder))
         if is_main:
             save_tokenizers(folder, *tokenizers)
@@ -76,11 +76,13 @@ def main(argv: list[str] | None = None) -> dict:
         model = AutoModelForSeq2SeqLM.from_pretrained(arguments.model.model_name_or_path, config=config)
     else:
         model = AutoModelForSeq2SeqLM.from_config(config)
-    model.generation_config.update(**{"max_new_tokens": data.max_target_length, **arguments.generation.generation})
+    set_generation(model, arguments)
 
     few = pairs.validation.select(range(min(data.max_eval_samples, len(pairs.validation))))
     sets = {}
     for split, rows in {"train": pairs.train, "validation": few}.items():
+        if not len(rows):  # of validation, with eval_strategy=no
+            continue
         sets[split], cut = tokenize_pairs(rows, *tokenizers, data.max_source_length, data.max_target_length)
         if cut.truncated_sources or cut.truncated_targets:
             logger.warning("%s: %s", split, cut)
@@ -94,7 +96,7 @@ def main(argv: list[str] | None = None) -> dict:
         model=model,
         args=training,
         train_dataset=sets["train"],
-        eval_dataset=sets["validation"],
+        eval_dataset=sets.get("validation"),
         data_collator=Seq2SeqCollator(source_tokenizer, model=model),
         compute_metrics=metrics_of_ids(target_tokenizer),
         callbacks=callbacks,
@@ -103,8 +105,11 @@ def main(argv: list[str] | None = None) -> dict:
     train_started = time.perf_counter()
     with stop:
         trainer.train(resume_from_checkpoint=checkpoint)
-    train_seconds = time.perf_counter() - train_started
-
+        train_seconds = time.perf_counter() - train_started
+        if is_main:  # what fails from here on must not cost the training
+            name = config.model_type
+            card = CardData(title=training.model_title or name, summary="Trained, but not scored.", model_type=name)
+            save_for_hub(folder, model, tokenizers, card, overwrite=True)
     if not is_main:
         return {}
     test = pairs.test[: data.max_test_samples]
@@ -117,18 +122,23 @@ def main(argv: list[str] | None = None) -> dict:
         batch_size=training.per_device_eval_batch_size,
         max_source_length=data.max_source_length,
     )
+    if training.hub_token:
+        argv = [word.replace(training.hub_token, "TOKEN") for word in argv]
     results = summary_of_run(arguments, argv, model, pairs, scores)
     longest = sorted(test["source"][:20], key=len, reverse=True)  # on a short text there is little to see
     results["attention_maps"] = draw_some(model, tokenizers, longest[: training.num_attention_maps], folder)
-    results["train_steps"], results["resumed_from"] = trainer.state.global_step, checkpoint
+    results["train_steps"], results["resumed_from"] = trainer.state.global_step, bare(checkpoint)
     results["train_seconds"] = round(train_seconds, 1)
+    if checkpoint:
+        results["train_seconds_note"] = "of the part after resuming"
     results["total_seconds"] = round(time.perf_counter() - started, 1)
     write_json(f"{folder}/results.json", results)
     card = card_of_run(arguments, results, pairs, two_tokenizers=target_tokenizer is not source_tokenizer)
     save_for_hub(folder, model, tokenizers, card, attachments=[f"{folder}/results.json"], overwrite=True)
     if publish:
-        push(folder, training.hub_model_id or folder, private=bool(training.hub_private_repo))
-    return results
+        private, revision = bool(training.hub_private_repo), training.hub_revision
+        push(folder, training.hub_model_id, private=private, token=training.hub_token, revision=revision)
+    return {**results, "output_dir": folder}
 
 
 if __name__ == "__main__":

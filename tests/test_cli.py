@@ -171,6 +171,68 @@ def test_the_command_on_the_card_repeats_the_figures_of_the_training(demo, capsy
     }
 
 
+OWN = [f"{number} old houses" for number in range(400)]
+
+
+def own_run(folder, *options):
+    """A run of one step on 400 pairs of our own; return its results and the words of the command on its card."""
+    from hf_genai.training import load_recipe
+
+    rows = [json.dumps({"source": text, "target": text.replace("houses", "maisons")}) for text in OWN]
+    (folder / "own.jsonl").write_text("\n".join([*rows, rows[0]]), encoding="utf-8")
+    (folder / "held.jsonl").write_text("\n".join(rows[100:160]), encoding="utf-8")
+    (folder / "other.jsonl").write_text("\n".join(rows[160:190]), encoding="utf-8")
+    options = ["--data", "own.jsonl", "--output_dir", "run", *options, "--max_steps", "1", "--use_cpu", "true"]
+    options += ["--tokenizer_kind", "char", "--model.model_type", "genai_rnn", "--model.hidden_size", "8"]
+    options += ["--generation.max_new_tokens", "8", "--disable_tqdm", "true", "--num_attention_maps", "0"]
+    results = load_recipe("train_seq2seq").main([*options, "--report_to", "none"])
+    card = (folder / "run" / "README.md").read_text("utf-8")
+    (command,) = [line for line in card.splitlines() if line.startswith("hf-genai evaluate")]
+    return results, shlex.split(command)[1:]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--test_data", "20", "--max_length_chars", "14", "--max_source_length", "7"],
+        ["--test_data", "0.1", "--train_size", "50", "--seed", "3", "--max_test_samples", "30"],
+        ["--test_data", "held.jsonl", "--validation_data", "other.jsonl"],
+        ["--validation_data", "other.jsonl"],
+    ],
+)
+def test_the_command_on_the_card_of_own_files_scores_the_same_pairs(options, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    results, command = own_run(tmp_path, *options)
+    seen = []
+    from hf_genai.training import results as module
+
+    scored = module.score_model
+    monkeypatch.setattr(module, "score_model", lambda *args, **kw: seen.append((args[2:], kw)) or scored(*args, **kw))
+    capsys.readouterr()
+    assert run(*command) == 0
+    scores = json.loads(capsys.readouterr().out)
+    for key in ("bleu", "chrf", "exact_match", "num_examples", "baselines"):
+        assert scores[key] == results[key], key
+    ((sources, references, _), kwargs) = seen[0]
+    first = [(row["source"], row["reference"]) for row in results["samples"]]
+    assert list(zip(sources, references, strict=True))[: len(first)] == first
+    if "--max_source_length" in options:
+        assert kwargs["max_source_length"] == 7
+
+
+def test_split_all_scores_every_split_and_says_what_it_left_out(tmp_path):
+    from hf_genai.training.results import pairs_of_split
+
+    for split, texts in {"train": ["a", "b", "b", "c", ""], "test": ["c", "d"]}.items():
+        rows = [json.dumps({"source": text, "target": text}) for text in texts]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    sources, references, targets, left_out = pairs_of_split("all", source=str(tmp_path))
+    assert sources == references == targets == ["a", "b", "c", "d"]
+    assert left_out == {"duplicate": 1, "empty": 1, "held_out": 1}
+    assert pairs_of_split("all", source=str(tmp_path / "train.jsonl"))[0] == ["a", "b", "c"]
+    assert pairs_of_split("test", source=str(tmp_path), validation=1)[0::3] == (["c", "d"], {})
+
+
 def test_evaluate_scores_a_file_and_overwrites_none_unasked(demo, capsys, tmp_path):
     folder, _ = demo
     pairs = tmp_path / "pairs.tsv"

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -43,7 +44,9 @@ def weights_of(folder: Path) -> bytes:
 def test_two_steps_leave_a_folder_that_opens_and_says_what_was_done(main, tmp_path):
     folder = tmp_path / "run"
     results = main([TINY, "--output_dir", str(folder), *SHORT, *SMALL, "--max_steps", "2"])
+    assert results.pop("output_dir") == str(folder)
     assert results == json.loads((folder / "results.json").read_text("utf-8"))
+    assert str(tmp_path) not in (folder / "results.json").read_text("utf-8")
     assert set(results["baselines"]) == {"copy_source", "most_frequent_target"}
     assert results["num_examples"] == 8 and results["train_steps"] == 2
     assert results["parameters"] == AutoModelForSeq2SeqLM.from_pretrained(folder).num_parameters()
@@ -119,6 +122,94 @@ def test_a_run_that_was_interrupted_and_resumed_equals_one_that_was_not(main, tm
     results = main([*again, "--resume_from_checkpoint"])
     assert results["train_steps"] == 6 and results["resumed_from"].endswith("checkpoint-4")
     assert weights_of(tmp_path / "parts") == weights_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "push_to_hub needs hub_model_id"),
+        (["--hub_model_id", "me/no good"], "hub_model_id: .*me/no good"),
+        (["--hub_model_id", "me/dates"], "push_to_hub needs a token: log in with `hf auth login`"),
+    ],
+)
+def test_a_push_that_would_fail_is_refused_before_training(main, tmp_path, monkeypatch, options, message):
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with pytest.raises(ValueError, match=message):
+        main([TINY, "--output_dir", str(tmp_path / "run"), *SHORT, *SMALL, "--push_to_hub", *options])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_push_gets_the_name_the_token_and_the_revision(main, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setitem(main.__globals__, "push", lambda *args, **options: calls.append((args, options)))
+    hub = ["--push_to_hub", "--hub_model_id", "me/dates", "--hub_token", "secret", "--hub_revision", "trial"]
+    main([TINY, "--output_dir", str(tmp_path), *SHORT, *SMALL, "--max_steps", "1", *hub])
+    options = {"private": False, "token": "secret", "revision": "trial"}
+    assert calls == [((str(tmp_path), "me/dates"), options)]
+    assert "secret" not in (tmp_path / "README.md").read_text("utf-8") + (tmp_path / "results.json").read_text("utf-8")
+
+
+def test_an_error_while_scoring_leaves_the_trained_weights(main, tmp_path, monkeypatch):
+    def fails(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(main.__globals__, "score_model", fails)
+    options = [*SHORT, *SMALL, "--max_steps", "2"]
+    with pytest.raises(KeyboardInterrupt):
+        main([TINY, "--output_dir", str(tmp_path), *options])
+    assert AutoModelForSeq2SeqLM.from_pretrained(tmp_path).config.hidden_size == 16
+    assert weights_of(tmp_path) == weights_of(tmp_path / "checkpoint-2")
+    assert "not scored" in (tmp_path / "README.md").read_text("utf-8")
+    monkeypatch.undo()
+    results = main([TINY, "--output_dir", str(tmp_path), *options, "--resume_from_checkpoint"])
+    assert results["train_seconds_note"] == "of the part after resuming"
+    assert "not scored" not in (tmp_path / "README.md").read_text("utf-8")
+    assert not (tmp_path / "training_args.bin").exists()
+
+
+def test_a_run_without_evaluation_needs_no_validation_pairs(main, tmp_path):
+    none = ["--eval_strategy", "no", "--load_best_model_at_end", "false", "--validation_data", "0"]
+    main([TINY, "--output_dir", str(tmp_path), *SHORT, *SMALL, *none, "--max_steps", "1"])
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+EXACT = [
+    *("--max_steps", "3", "--model.dropout", "0", "--train_sampling_strategy", "sequential", "--logging_steps", "1"),
+    *("--eval_strategy", "no", "--load_best_model_at_end", "false", "--save_strategy", "steps", "--save_steps", "3"),
+    *("--num_attention_maps", "0"),
+]
+
+
+def losses_of(folder: Path) -> list[float]:
+    history = json.loads((folder / "checkpoint-3" / "trainer_state.json").read_text())["log_history"]
+    return [row["loss"] for row in history if "loss" in row]
+
+
+def test_accumulation_and_two_processes_train_as_one_large_batch_does(main, tmp_path):
+    def options(name, batch, accumulated):
+        sizes = ["--per_device_train_batch_size", batch, "--gradient_accumulation_steps", accumulated]
+        return [TINY, "--output_dir", str(tmp_path / name), *SHORT, *SMALL, *EXACT, *sizes]
+
+    main(options("large", "8", "1"))
+    main(options("accumulated", "4", "2"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
+    done = subprocess.run(
+        [*torchrun, str(recipes_dir() / "train_seq2seq.py"), *options("two", "4", "1")],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env={**os.environ, "PYTHONPATH": str(recipes_dir().parent), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    expected = pytest.approx(losses_of(tmp_path / "large"), abs=1e-4)
+    assert len(losses_of(tmp_path / "large")) == 3
+    assert losses_of(tmp_path / "accumulated") == expected
+    assert losses_of(tmp_path / "two") == expected
+    assert json.loads((tmp_path / "two" / "results.json").read_text("utf-8"))["train_steps"] == 3
+    assert AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "two").config.hidden_size == 16
 
 
 def test_a_vocabulary_smaller_than_the_ids_and_an_empty_set_are_refused(main, tmp_path):

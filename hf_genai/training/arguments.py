@@ -57,6 +57,8 @@ class DataArguments:
     max_target_length: int = _arg(128, "target tokens; longer targets are cut and counted")
     max_eval_samples: int = _arg(200, "validation pairs translated at each evaluation during training")
     max_test_samples: int | None = _arg(None, "test pairs translated at the end; all by default")
+    data_config: str | None = _arg(None, "configuration of a Hub data set that has several")
+    data_revision: str | None = _arg(None, "branch, tag or commit of a Hub data set")
     data_license: str | None = _arg(None, "licence of your own data, for the card")
     languages: list[str] | None = _arg(None, "language codes of your own data, source first, for the card")
 
@@ -70,6 +72,8 @@ class DataArguments:
             "test": _number(self.test_data),
             "train_size": self.train_size,
             "max_length_chars": self.max_length_chars,
+            "config_name": self.data_config,
+            "revision": self.data_revision,
             "licence": self.data_license,
             "languages": tuple(self.languages) if self.languages else None,
         }
@@ -145,10 +149,25 @@ class RecipeTrainingArguments(Seq2SeqTrainingArguments):
                 f"early_stopping_patience ({self.early_stopping_patience}) needs an eval_strategy of steps or epoch, "
                 "got no; give --early_stopping_patience null to train to the end"
             )
+        if self.push_to_hub:
+            self._check_push()
         for name in self.report_to:
             if name in ("tensorboard", "trackio") and find_spec(name) is None:
                 raise ImportError(f"report_to={name} needs its package: pip install 'hf_genai[{name}]'")
         self.dataloader_pin_memory &= self.device.type != "cpu"  # torch warns of it at each epoch
+
+    def _check_push(self) -> None:
+        """Refuse now what the Hub would refuse after hours of training."""
+        import huggingface_hub.utils
+
+        if not self.hub_model_id:
+            raise ValueError("push_to_hub needs hub_model_id, the model's name on the Hub: --hub_model_id you/name")
+        try:
+            huggingface_hub.utils.validate_repo_id(self.hub_model_id)
+        except ValueError as error:
+            raise ValueError(f"hub_model_id: {error}") from error
+        if not (self.hub_token or huggingface_hub.get_token()):
+            raise ValueError("push_to_hub needs a token: log in with `hf auth login`, or set HF_TOKEN")
 
 
 @dataclass
@@ -273,7 +292,10 @@ def parse_arguments(argv: Sequence[str] | None = None, description: str | None =
         data, tokenizer, model, generation, training = parser.parse_dict(values)
     except (TypeError, AssertionError) as error:
         raise ValueError(str(error)) from error
+    if training.hub_token:
+        values["hub_token"] = "TOKEN"  # what was given goes into results.json and the card
     arguments = RecipeArguments(data, tokenizer, model, generation, training, values, where)
+    _check_sets(data, training)
     _check_generation(arguments)
     return arguments
 
@@ -353,6 +375,18 @@ def _merge(values: dict[str, Any], where: dict[str, str], new: dict[str, Any], o
             where.update({f"{key}.{name}": origin for name in new[key]})
         values[key] = value
         where[key] = origin
+
+
+def _check_sets(data: DataArguments, training: RecipeTrainingArguments) -> None:
+    """Refuse an empty set now, and not when the trained model is to be scored on it."""
+    reasons = dict.fromkeys(("test_data", "max_test_samples"), "the trained model is scored on the test pairs")
+    if training.eval_strategy != "no":
+        why = f"eval_strategy={training.eval_strategy.value} needs validation pairs; without any, give --eval_strategy no"
+        reasons |= dict.fromkeys(("validation_data", "max_eval_samples"), why)
+    for key, why in reasons.items():
+        value = _number(getattr(data, key))
+        if isinstance(value, (int, float)) and value <= 0:
+            raise ValueError(f"{key} must be above 0, got {value}: {why}")
 
 
 def _check_generation(arguments: RecipeArguments) -> None:

@@ -5,8 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from ..cards import CardData, usage_snippet
-from .arguments import RecipeArguments
-from .results import METRICS
+from .arguments import DataArguments, RecipeArguments
+from .results import METRICS, bare
+
+# Options of `hf-genai evaluate` that mean what they mean in training, with the same defaults.
+_DATA_OPTIONS = (
+    *("source_column", "target_column", "validation_data", "test_data", "train_size"),
+    *("max_length_chars", "data_config", "data_revision"),
+)
 
 
 def card_of_run(arguments: RecipeArguments, results: dict[str, Any], pairs: Any, two_tokenizers: bool) -> CardData:
@@ -16,7 +22,7 @@ def card_of_run(arguments: RecipeArguments, results: dict[str, Any], pairs: Any,
     sizes = {key: value for key, value in arguments.model.model.items() if key != "model_type"}
     given = {
         k: v
-        for k, v in arguments.given.items()
+        for k, v in results["settings"].items()
         if k not in ("model", "generation", "output_dir", "overwrite_output_dir")
     }
     languages = " to ".join(where.languages) or "source to target"
@@ -46,7 +52,7 @@ def card_of_run(arguments: RecipeArguments, results: dict[str, Any], pairs: Any,
         hardware=results["hardware"],
         speed={"Decoding of the test pairs": f"{results['sentences_per_second']} sentences per second"},
         evaluation_data=f"{count} test pairs of {where.name}, none of them seen in training",
-        evaluation_command=_evaluation_command(arguments, count),
+        evaluation_command=_evaluation_command(arguments),
         scores={metric: results[metric] for metric in METRICS},
         baselines={
             name.replace("_", " "): {metric: row[metric] for metric in METRICS}
@@ -70,15 +76,14 @@ def card_of_run(arguments: RecipeArguments, results: dict[str, Any], pairs: Any,
     )
 
 
-def _evaluation_command(arguments: RecipeArguments, num_examples: int) -> str:
-    """Return the command that scores the model on the same test pairs; files given as test data are scored whole."""
-    data, test = arguments.data, arguments.data.test_data
+def _evaluation_command(arguments: RecipeArguments) -> str:
+    """Return the command that scores the model on the same test pairs, against the same baselines."""
+    data, usual = arguments.data, DataArguments()
     options = [word for source in data.data for word in ("--data", source)] + ["--seed", str(arguments.training.seed)]
-    if test is not None and not test.replace(".", "", 1).isdigit():
-        options = ["--data", test, "--split", "all"]
-    for column in ("source_column", "target_column"):
-        if column in arguments.given:
-            options += [f"--{column}", getattr(data, column)]
-    if data.max_test_samples or test is not None:
-        options += ["--max_samples", str(num_examples)]
-    return shlex.join(["hf-genai", "evaluate", Path(str(arguments.training.output_dir)).name, *options])
+    for key in _DATA_OPTIONS:
+        if getattr(data, key) != getattr(usual, key):
+            options += [f"--{key}", str(getattr(data, key))]
+    options += ["--max_source_length", str(data.max_source_length)]
+    if data.max_test_samples:
+        options += ["--max_samples", str(data.max_test_samples)]
+    return shlex.join(["hf-genai", "evaluate", Path(str(arguments.training.output_dir)).name, *bare(options)])

@@ -62,16 +62,22 @@ def checkpoint_to_resume(output_dir: str | os.PathLike, resume_from_checkpoint: 
     )
 
 
-def prepare_output_dir(output_dir: str | os.PathLike, overwrite: bool, resume: bool) -> None:
+def prepare_output_dir(output_dir: str | os.PathLike, overwrite: bool, checkpoint: str | os.PathLike | None) -> None:
     """Make the folder of a run, or refuse one that holds something.
+
+    A run goes on in its folder only if `checkpoint` lies there; one from elsewhere starts a folder of its own.
 
     With `overwrite`, the checkpoints of the earlier run are deleted, as resuming would mix the runs; each is named in
     a warning. Its other files stay until this run replaces them, and files that are nobody's stay for good.
 
     Raises:
-        ValueError: if the folder is not empty and neither overwrite nor resume is set, or if both are.
+        ValueError: if the folder is not empty and the run neither goes on in it nor overwrites it, or if both.
     """
     folder = Path(output_dir)
+    resume = False
+    if checkpoint is not None:  # by its name or, behind a link, by its place
+        parents = (Path(os.path.abspath(checkpoint)).parent.resolve(), Path(checkpoint).resolve().parent)
+        resume = folder.resolve() in parents
     if overwrite and resume:
         raise ValueError("overwrite_output_dir and resume_from_checkpoint exclude each other: give one of them")
     if folder.exists() and not folder.is_dir():

@@ -65,6 +65,25 @@ def build_config(arguments: RecipeArguments, source_tokenizer: Any, target_token
     return config
 
 
+def set_generation(model: Any, arguments: RecipeArguments) -> None:
+    """Give the model the generation settings of the run, which are checked as they are when it is saved.
+
+    Raises:
+        ValueError: for a value, or two that do not go together; names the fields and where they were set.
+    """
+    given = arguments.generation.generation
+    try:
+        model.generation_config.update(**{"max_new_tokens": arguments.data.max_target_length, **given})
+        model.generation_config.validate(strict=True)
+    except (TypeError, ValueError) as error:
+        keys = [key for key in given if re.search(rf"\b{key}\b", str(error))] or list(given)
+        places = ", ".join(f"generation.{key} ({arguments.where[f'generation.{key}']})" for key in keys)
+        raise ValueError(f"{places}: {' '.join(str(error).split())}") from error
+    beams = model.generation_config.num_beams
+    if beams is not None and (not isinstance(beams, int) or beams < 1):  # which transformers finds out in generate
+        raise ValueError(f"generation.num_beams must be a whole number of at least 1, got {beams!r}")
+
+
 def _from_tokenizers(source_tokenizer: Any, target_tokenizer: Any, fields: set[str]) -> dict[str, Any]:
     """Return the config fields that follow from the tokenizers, as far as the config has them."""
     start = target_tokenizer.bos_token_id

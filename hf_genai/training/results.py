@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -137,39 +138,56 @@ def hardware(device: torch.device, processes: int = 1) -> str:
     return f"{torch.get_num_threads()} thread(s) of a {platform.machine()} CPU, float32"
 
 
-def command(argv: Sequence[str], output_dir: Any) -> str:
-    """Return the command that repeats a run, with bare names for shipped configs and for the output folder."""
+def bare(value: Any) -> Any:
+    """Return a setting with absolute paths cut down to their last part: where files lie on a machine is private."""
+    if isinstance(value, dict):
+        return {key: bare(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [bare(item) for item in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def command(argv: Sequence[str]) -> str:
+    """Return the command that repeats a run, with bare names for shipped configs and for absolute paths."""
     from . import recipes_dir
 
-    short = {str(path): path.stem for path in (recipes_dir() / "configs").rglob("*.yaml")}
-    short[str(Path(output_dir).resolve())] = Path(output_dir).name
-    return shlex.join(["hf-genai", "train", *(short.get(str(Path(token).resolve()), token) for token in argv)])
+    shipped = {str(path): path.stem for path in (recipes_dir() / "configs").rglob("*.yaml")}
+    return shlex.join(["hf-genai", "train", *(shipped.get(str(Path(word).resolve()), bare(word)) for word in argv)])
 
 
 def pairs_of_split(
     split: str, max_samples: int | None = None, **load_options: Any
-) -> tuple[list[str], list[str], list[str]]:
-    """Return sources and references of a split ("all": of the whole set), and the training targets, for the baseline.
+) -> tuple[list[str], list[str], list[str], dict[str, int]]:
+    """Return sources and references of a split, the training targets (for the baseline), and the rows left out.
 
-    Of a whole set, all targets count as training targets, so that the baseline looks better than it is.
+    "all" is every pair of every split that the data has. Then all targets count as training targets, so that the
+    baseline looks better than it is.
 
     Args:
         load_options: arguments of `hf_genai.data.load_pairs`.
 
+    Returns:
+        Sources, references, training targets, and reason -> number of rows of the split that are not scored.
+
     Raises:
         ValueError: if there is no such split.
     """
+    from datasets import concatenate_datasets
+
     from ..data import load_pairs
 
-    splits = ("train", "validation", "test", "all")
-    if split not in splits:
-        raise ValueError(f"split must be one of {', '.join(splits)}, got {split!r}")
-    if split == "all":
-        load_options |= {"validation": 0, "test": 0}
-    pairs = load_pairs(**load_options)
-    rows = pairs.train if split == "all" else getattr(pairs, split)
+    splits = ("train", "validation", "test")
+    if split not in (*splits, "all"):
+        raise ValueError(f"split must be one of {', '.join(splits)}, all, got {split!r}")
+    pairs = load_pairs(**load_options, hold_out=split != "all")
+    chosen = splits if split == "all" else (split,)
+    rows = concatenate_datasets([getattr(pairs, name) for name in chosen])
+    training_targets = (rows if split == "all" else pairs.train)["target"][:]
+    left_out: Counter[str] = Counter()
+    for name in chosen:
+        left_out.update(pairs.report.left_out[name])
     rows = rows.select(range(min(max_samples or len(rows), len(rows))))
-    return rows["source"][:], rows["target"][:], pairs.train["target"][:]
+    return rows["source"][:], rows["target"][:], training_targets, dict(left_out)
 
 
 def summary_of_run(
@@ -196,11 +214,10 @@ def summary_of_run(
             "languages": list(pairs.provenance.languages),
             **dataclasses.asdict(pairs.report),
         },
-        "command": command(argv, training.output_dir),
-        "settings": arguments.given,
+        "command": command(argv),
+        "settings": bare(arguments.given),
         "hardware": hardware(training.device, training.world_size),
         "versions": versions(),
-        "output_dir": training.output_dir,
     }
 
 

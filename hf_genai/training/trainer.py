@@ -33,7 +33,8 @@ class TrainingInterrupted(Exception):
 class StopOnSignal(TrainerCallback):
     """On Ctrl-C or SIGTERM: end the step, save a checkpoint, raise TrainingInterrupted. A second one stops at once.
 
-    Use it as a callback of the trainer and as a context manager around `train()`.
+    Use it as a callback of the trainer and as a context manager around `train()` and the saving of its result: a
+    signal after the last step ends the `with` block by TrainingInterrupted, when all of it is done.
     """
 
     def __init__(self):
@@ -50,13 +51,20 @@ class StopOnSignal(TrainerCallback):
     def __exit__(self, *error) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if self.received and not self.stopping and error[0] is None:
+            name = signal.Signals(self.received).name
+            raise TrainingInterrupted(
+                f"stopped by {name} after the last step: the trained weights are saved, but not scored; "
+                "`hf-genai evaluate` does that",
+                self.received,
+            )
 
     def _receive(self, number: int, frame) -> None:
         if self.received:
             raise KeyboardInterrupt
         self.received = number
         name = signal.Signals(number).name
-        print(f"\n{name}: saving a checkpoint after this step; once more to stop now without", file=sys.stderr)
+        print(f"\n{name}: saving after this step; once more to stop now without", file=sys.stderr)
 
     def on_step_end(self, args, state, control, **kwargs):
         received = self.received
@@ -94,7 +102,7 @@ class ShuffledLengthGroupedSampler(LengthGroupedSampler):
 
 
 class GenaiSeq2SeqTrainer(Seq2SeqTrainer):
-    """Seq2SeqTrainer that differs in four points.
+    """Seq2SeqTrainer that differs in these points.
 
     Batches grouped by length come in random order.
 
@@ -103,6 +111,8 @@ class GenaiSeq2SeqTrainer(Seq2SeqTrainer):
 
     Checkpoints: a marker file stands in the folder until the last byte is written, older checkpoints are deleted only
     then, and a failed save (full disk) removes what it wrote and says so.
+
+    Tied weights are not reported as missing when a checkpoint is loaded: it holds them once.
 
     Generation: the evaluation does not write defaults such as max_length=20 into the model's generation config.
     """

@@ -1,8 +1,9 @@
 import pytest
 
+from hf_genai import GenaiRNNConfig, GenaiRNNForConditionalGeneration
 from hf_genai.data import train_tokenizer
 from hf_genai.training.arguments import load_yaml, parse_arguments
-from hf_genai.training.model_config import build_config
+from hf_genai.training.model_config import build_config, set_generation
 
 T5 = """
 model: {model_type: t5, d_model: 32, d_ff: 64}
@@ -91,6 +92,33 @@ def test_what_was_given_is_kept_apart_from_defaults(config):
 def test_a_wrong_key_or_value_is_an_error_that_names_it_and_its_place(config, text, options, message):
     with pytest.raises(ValueError, match=message):
         parse_arguments([config(text), *options, *([] if "7" in options else ["--output_dir", "x"])])
+
+
+@pytest.mark.parametrize("key", ["test_data", "max_test_samples", "validation_data", "max_eval_samples"])
+def test_an_empty_set_is_refused_where_it_would_be_missed(config, key):
+    with pytest.raises(ValueError, match=f"{key} must be above 0, got 0"):
+        parse_arguments([config(), "--eval_strategy", "epoch", f"--{key}", "0"])
+    if "test" not in key:
+        assert getattr(parse_arguments([config(), f"--{key}", "0"]).data, key) in (0, "0")  # eval_strategy: no
+
+
+def test_configuration_and_revision_of_a_data_set_are_passed_on(config):
+    options = parse_arguments([config(), "--data_config", "de-en", "--data_revision", "v2"]).data.load_options()
+    assert (options["config_name"], options["revision"]) == ("de-en", "v2")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--generation.length_penalty", "0.5"], r"^generation\.length_penalty \(the command line\): .*num_beams"),
+        (["--generation.max_new_tokens", "0"], r"^generation\.max_new_tokens .*must be greater than 0"),
+        (["--generation.num_beams", "0"], r"generation\.num_beams must be .* got 0"),
+    ],
+)
+def test_generation_settings_that_do_not_go_together_are_refused_before_training(options, message):
+    model = GenaiRNNForConditionalGeneration(GenaiRNNConfig(vocab_size=16, hidden_size=8))
+    with pytest.raises(ValueError, match=message):
+        set_generation(model, parse_arguments(["--output_dir", "x", *options]))
 
 
 def test_a_run_needs_an_output_folder(config):

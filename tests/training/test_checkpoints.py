@@ -54,18 +54,30 @@ def test_nothing_to_resume_is_an_error_and_not_a_new_run(tmp_path):
 def test_an_output_folder_that_holds_something_is_refused(tmp_path):
     make_checkpoint(tmp_path / "run" / "checkpoint-1")
     with pytest.raises(ValueError, match="not empty.*resume_from_checkpoint.*overwrite_output_dir"):
-        prepare_output_dir(tmp_path / "run", overwrite=False, resume=False)
+        prepare_output_dir(tmp_path / "run", overwrite=False, checkpoint=None)
     with pytest.raises(ValueError, match="exclude each other"):
-        prepare_output_dir(tmp_path / "run", overwrite=True, resume=True)
-    prepare_output_dir(tmp_path / "run", overwrite=False, resume=True)
+        prepare_output_dir(tmp_path / "run", overwrite=True, checkpoint=tmp_path / "run" / "checkpoint-1")
+    prepare_output_dir(tmp_path / "run", overwrite=False, checkpoint=tmp_path / "run" / "checkpoint-1")
     assert (tmp_path / "run" / "checkpoint-1").is_dir()
+
+
+def test_a_checkpoint_of_another_run_does_not_make_way_for_this_one(tmp_path):
+    other = make_checkpoint(tmp_path / "other" / "checkpoint-2")
+    make_checkpoint(tmp_path / "two" / "checkpoint-1")
+    with pytest.raises(ValueError, match="two is not empty"):
+        prepare_output_dir(tmp_path / "two", overwrite=False, checkpoint=other)
+    (tmp_path / "link").symlink_to(tmp_path / "two" / "checkpoint-1")
+    with pytest.raises(ValueError, match="exclude each other"):  # else it would be deleted before it is read
+        prepare_output_dir(tmp_path / "two", overwrite=True, checkpoint=tmp_path / "link")
+    prepare_output_dir(tmp_path / "two", overwrite=True, checkpoint=other)
+    assert checkpoint_fault(other) is None and not list((tmp_path / "two").iterdir())
 
 
 def test_overwriting_deletes_the_checkpoints_and_nobody_elses_files(tmp_path, caplog):
     make_checkpoint(tmp_path / "checkpoint-1")
     (tmp_path / "thesis.txt").write_text("mine")
     (tmp_path / "checkpoint-of-mine").mkdir()
-    prepare_output_dir(tmp_path, overwrite=True, resume=False)
+    prepare_output_dir(tmp_path, overwrite=True, checkpoint=None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-of-mine", "thesis.txt"]
     assert "deleting" in caplog.text
 

@@ -70,7 +70,7 @@ def test_a_signal_ends_training_after_a_whole_checkpoint(tmp_path, tiny_trainer,
     assert stopped.value.exit_code == 128 + number
     assert checkpoint_fault(tmp_path / "checkpoint-3") is None
     assert signal.getsignal(number) is before
-    assert "saving a checkpoint" in capsys.readouterr().err
+    assert "saving after this step" in capsys.readouterr().err
 
 
 def test_a_second_signal_stops_at_once(tmp_path, tiny_trainer):
@@ -80,6 +80,16 @@ def test_a_second_signal_stops_at_once(tmp_path, tiny_trainer):
     with pytest.raises(KeyboardInterrupt), stop:
         trainer.train()
     assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_a_signal_after_the_last_step_is_told_when_the_block_is_done(tmp_path, tiny_trainer):
+    stop, done = StopOnSignal(), []
+    trainer = tiny_trainer(tmp_path, callbacks=[stop], max_steps=2, save_strategy="no")
+    with pytest.raises(TrainingInterrupted, match="SIGTERM after the last step: the trained weights are saved"), stop:
+        trainer.train()
+        os.kill(os.getpid(), signal.SIGTERM)
+        done.append("saved")
+    assert done == ["saved"]
 
 
 def test_evaluation_leaves_the_generation_config_as_it_was(tmp_path, tiny_trainer):
