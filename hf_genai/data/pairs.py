@@ -74,6 +74,7 @@ def load_pairs(
     target_column: str = "target",
     validation: HeldOut = None,
     test: HeldOut = None,
+    hold_out: bool = True,
     train_size: int | None = None,
     max_length_chars: int = 1000,
     seed: int = 0,
@@ -101,6 +102,7 @@ def load_pairs(
             `source`, or the name of a split on the Hub. None takes the Hub's own split, else holds out 5 % (500 pairs
             of CLDR). Pairs are held out by a hash of the source text: no source text is in two splits, and the choice
             is stable.
+        hold_out: False holds nothing out by default: a split that the source does not have stays empty.
         train_size: at most this many training pairs, drawn with `seed` (of CLDR, exactly so many; None is 8,000).
         max_length_chars: longest text to keep, in characters.
         seed: of CLDR's combinations and of `train_size`; it never moves a pair between splits.
@@ -139,6 +141,8 @@ def load_pairs(
             if split not in raw:
                 raw[split] = read_files([Path(file).expanduser() for file in files], *columns)
             held_out[split] = None
+    if not hold_out:
+        held_out = {split: 0 if value is None else value for split, value in held_out.items()}
     return _finish(raw, held_out, train_size, max_length_chars, seed, provenance)
 
 
