@@ -105,9 +105,14 @@ def train(context: typer.Context, config: Annotated[str | None, typer.Argument(m
     if config is None or config in ("-h", "--help"):
         typer.echo(context.get_help())
         return
+    if config.startswith("-"):
+        raise ValueError(f"CONFIG comes first, before {config}: hf-genai train CONFIG {config} ...")
     path = find_config(config)
     results = run_recipe(path, context.args)
-    echo_results(results, Path(results["output_dir"]))
+    if results:  # not in a process of a distributed run that is not the first
+        from .training.arguments import parse_arguments
+
+        echo_results(results, Path(str(parse_arguments([str(path), *context.args]).training.output_dir)))
 
 
 @app.command()
@@ -294,10 +299,15 @@ def find_config(name: str) -> Path:
 
 def run_recipe(config: Path, argv: list[str]) -> dict[str, Any]:
     """Run the recipe that the config's key `recipe`, else its folder's name, stands for."""
-    from .training import load_recipe
+    from .training import load_recipe, recipes_dir
     from .training.arguments import load_yaml
 
-    return load_recipe(load_yaml(config).get("recipe", config.resolve().parent.name)).main([str(config), *argv])
+    known = sorted(path.name for path in (recipes_dir() / "configs").iterdir())
+    name = load_yaml(config).get("recipe", config.resolve().parent.name)
+    if name not in known:
+        problem = f"recipe is {name!r}" if "recipe" in load_yaml(config) else "the key `recipe` is missing"
+        raise ValueError(f"{config}: {problem}; write `recipe: {' or '.join(known)}`")
+    return load_recipe(name).main([str(config), *argv])
 
 
 def only_given(**options: Any) -> dict[str, Any]:
@@ -306,15 +316,18 @@ def only_given(**options: Any) -> dict[str, Any]:
 
 
 def read_texts(texts: list[str] | None, input_file: Path | None) -> list[str]:
-    """Return the texts given, or the lines of the file, or of standard input."""
+    """Return the texts given, or the lines of the file, or of standard input, which are UTF-8.
+
+    A line ends at a line feed alone: str.splitlines also cuts at U+2028 and the like, which stand inside of texts.
+    """
     if texts and input_file:
         raise ValueError("input_file: give texts or a file, not both")
     if texts:
         return texts
-    lines = (input_file.read_text(encoding="utf-8") if input_file else sys.stdin.read()).splitlines()
-    if not lines:
+    text = (input_file.read_bytes() if input_file else sys.stdin.buffer.read()).decode("utf-8-sig")
+    if not text:
         raise ValueError(f"texts: {input_file or 'standard input'} is empty; there is nothing to translate")
-    return lines
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 
 def open_model(name: str, num_threads: int, trust_remote_code: bool) -> tuple[Any, Any]:
@@ -327,7 +340,8 @@ def open_model(name: str, num_threads: int, trust_remote_code: bool) -> tuple[An
     if num_threads:
         torch.set_num_threads(num_threads)
     model = AutoModelForSeq2SeqLM.from_pretrained(name, trust_remote_code=trust_remote_code).eval()
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), load_tokenizers(name)
+    tokenizers = load_tokenizers(name, trust_remote_code=trust_remote_code)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizers
 
 
 def echo_results(results: dict[str, Any], folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The command `hf-genai`: what it answers, what it writes, how it fails."""
 
 import json
+import logging
 import shlex
 import subprocess
 import sys
@@ -70,6 +71,7 @@ def test_the_help_of_each_command_shows_examples(command, capsys):
         (["generate", "m", "text", "--num-beams", "0"], 2, "--num_beams"),
         (["train", "rnn_tony"], 2, "one of rnn_base, rnn_small, rnn_tiny, got 'rnn_tony'"),
         (["train", "nowhere.yaml"], 2, "no file nowhere.yaml"),
+        (["train", "--output_dir", "x", "rnn_tiny"], 2, "CONFIG comes first"),
         (["train", "rnn_tiny", "--learing_rate", "1"], 2, "did you mean 'learning_rate'"),
         (["train", "rnn_tiny", "--output_dir", "x", "--model.hiden_size", "8"], 2, "did you mean 'model.hidden_size'"),
         (["evaluate", "m", "--data", "cldr:en-fr", "--split", "tset"], 2, "split must be one of"),
@@ -105,6 +107,33 @@ def test_a_config_of_ones_own_names_its_recipe(tmp_path, monkeypatch):
     config.write_text("recipe: train_seq2seq\n")
     cli.run_recipe(config, ["--seed", "3"])
     assert seen == ["train_seq2seq", [str(config), "--seed", "3"]]
+
+
+def test_a_config_that_names_no_recipe_is_told_which_there_is(tmp_path, capsys):
+    config = tmp_path / "mine.yaml"
+    config.write_text("seed: 3\n")
+    assert run("train", config) == 2
+    assert "the key `recipe` is missing; write `recipe: train_seq2seq`" in capsys.readouterr().err
+
+
+def test_lines_end_at_a_line_feed_alone(tmp_path):
+    lines = tmp_path / "lines.txt"
+    lines.write_bytes("one\u2028still one\r\n\ntwo\x0bstill two\n".encode())
+    assert cli.read_texts(None, lines) == ["one\u2028still one", "", "two\x0bstill two"]
+
+
+def test_a_text_too_long_to_draw_is_cut_with_a_count_and_no_output_stops_at_20_tokens(tmp_path, caplog, monkeypatch):
+    from tiny_seq2seq import make_model, make_tokenizer
+
+    from hf_genai.training.results import draw_attention
+
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("hf_genai"), "propagate", True)
+    tokenizer, model = make_tokenizer("char", model_max_length=6), make_model("rnn")
+    files, translation = draw_attention(model, (tokenizer, tokenizer), "the red house", tmp_path / "a", min_length=30)
+    assert "Cut 1 of 1 texts to 6 tokens; the longest has 14" in caplog.text
+    assert len(tokenizer(translation)["input_ids"]) > 20
+    assert "the red house\u2069 \u2192 " in files[1].read_text("utf-8")
 
 
 def test_the_demo_says_what_it_learned_and_where_everything_lies(demo):

@@ -13,9 +13,11 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
+from ..cards import TARGET_TOKENIZER as TARGET_SUBFOLDER
+from ..model_folder import TOKENIZER_FILES
+
 KINDS = ("byte_bpe", "unigram", "wordpiece", "word", "char")
 SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>"]
-TARGET_SUBFOLDER = "target_tokenizer"
 
 
 def train_tokenizer(
@@ -71,10 +73,19 @@ def train_tokenizer(
 def save_tokenizers(
     folder: str | Path, source: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase | None = None
 ) -> None:
-    """Save the source tokenizer in `folder` and a target's of its own in the sub-folder `target_tokenizer`."""
+    """Save the source tokenizer in `folder` and a target's of its own in the sub-folder `target_tokenizer`.
+
+    Where both are one, tokenizer files that lie in the sub-folder from before are deleted: they would be loaded.
+    """
     source.save_pretrained(folder)
+    subfolder = Path(folder) / TARGET_SUBFOLDER
     if target is not None and target is not source:
-        target.save_pretrained(Path(folder) / TARGET_SUBFOLDER)
+        target.save_pretrained(subfolder)
+    elif subfolder.is_dir():
+        for name in TOKENIZER_FILES:
+            (subfolder / name).unlink(missing_ok=True)
+        if not any(subfolder.iterdir()):
+            subfolder.rmdir()
 
 
 def load_tokenizers(
@@ -103,7 +114,8 @@ def load_tokenizers(
     if target_files[0] is None:
         return source, source
     # From its folder, as a repository's sub-folder without a config.json cannot be opened when the network is down.
-    return source, AutoTokenizer.from_pretrained(Path(target_files[0]).parent)
+    trust = {key: value for key, value in kwargs.items() if key == "trust_remote_code"}
+    return source, AutoTokenizer.from_pretrained(Path(target_files[0]).parent, **trust)
 
 
 def _byte_bpe(texts: list[str], vocab_size: int) -> Tokenizer:

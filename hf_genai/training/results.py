@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from ..evaluation.generation import generate_texts
+from ..evaluation.generation import default_length, encode_texts, generate_texts, inference, length_limit
 from ..evaluation.metrics import baseline_scores, translation_scores
 from .arguments import RecipeArguments
 
@@ -87,23 +87,26 @@ def draw_attention(
     from ..evaluation.attention_plots import attention_html, plot_attention
 
     source_tokenizer, target_tokenizer = tokenizers
-    batch = source_tokenizer([text], return_tensors="pt", truncation=True).to(model.device)
+    rows = encode_texts(source_tokenizer, [text], length_limit(model, source_tokenizer, None))
+    batch = source_tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(model.device)
+    generate_kwargs = {**default_length(model, generate_kwargs), **generate_kwargs}
     implementation = model.config._attn_implementation
     if implementation not in (None, "eager"):
         model.set_attn_implementation("eager")  # fused kernels keep no weights
     try:
-        with torch.no_grad():
-            output = model.eval().generate(
-                **batch, **generate_kwargs, output_attentions=True, return_dict_in_generate=True
-            )
+        with inference(model):
+            output = model.generate(**batch, **generate_kwargs, output_attentions=True, return_dict_in_generate=True)
     finally:
         if implementation not in (None, "eager"):
             model.set_attn_implementation(implementation)
     (attention,) = attention_maps(output, batch["input_ids"], source_tokenizer, target_tokenizer)
     files = [Path(f"{stem}{end}") for end in (".png", ".html")]
+    translation = target_tokenizer.decode(output.sequences[0], skip_special_tokens=True)
     plot_attention(attention).savefig(files[0], dpi=150, bbox_inches="tight")
-    files[1].write_text(attention_html(attention), encoding="utf-8")
-    return files, target_tokenizer.decode(output.sequences[0], skip_special_tokens=True)
+    # the isolates (U+2068, U+2069) keep each text in its own direction
+    caption = f"\u2068{text}\u2069 \u2192 \u2068{translation}\u2069"
+    files[1].write_text(attention_html(attention, captions=[caption]), encoding="utf-8")
+    return files, translation
 
 
 def draw_some(model: Any, tokenizers: tuple[Any, Any], texts: Sequence[str], folder: str | os.PathLike) -> list[str]:

@@ -152,3 +152,15 @@ def test_two_vocabularies_are_saved_and_loaded_and_one_is_shared(tokenizers, tmp
     one, two = load_tokenizers(str(tmp_path / "one"))
     assert one is two
     assert not (tmp_path / "one" / "target_tokenizer").exists()
+
+
+def test_a_target_tokenizer_from_before_is_gone_once_both_are_one(tokenizers, tmp_path):
+    source, target = tokenizers["char"], tokenizers["word"]
+    save_tokenizers(tmp_path, source, target)
+    save_tokenizers(tmp_path, source, source)
+    again = load_tokenizers(tmp_path)
+    assert again[0] is again[1] and not (tmp_path / "target_tokenizer").exists()
+    (tmp_path / "target_tokenizer").mkdir()
+    (tmp_path / "target_tokenizer" / "notes.txt").write_text("mine")
+    save_tokenizers(tmp_path, source)
+    assert (tmp_path / "target_tokenizer" / "notes.txt").read_text() == "mine"
