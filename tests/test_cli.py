@@ -249,6 +249,25 @@ def test_the_command_on_the_card_of_own_files_scores_the_same_pairs(options, tmp
         assert kwargs["max_source_length"] == 7
 
 
+def test_the_card_names_cell_layers_sizes_and_attention(demo):
+    card = (demo[0] / "README.md").read_text("utf-8")
+    assert "bidirectional encoder of 1 GRU layer(s) gives 16 numbers a token; its decoder has 1 GRU layer(s)" in card
+    assert "of 16 units with additive attention after the cell" in card
+
+
+def test_a_run_of_several_processes_says_so_in_command_and_hardware():
+    import torch
+
+    from hf_genai.training.results import command, hardware
+
+    words = command(["rnn.yaml", "--seed", "3"], 2)
+    assert words == "accelerate launch --num_processes 2 -m hf_genai.cli train rnn.yaml --seed 3"
+    assert command(["rnn.yaml"]) == "hf-genai train rnn.yaml"
+    described = hardware(torch.device("cpu"), 2, "bfloat16")
+    assert described.startswith("2 processes of ") and described.endswith(" CPU, bfloat16")
+    assert "process" not in hardware(torch.device("cpu"))
+
+
 def test_split_all_scores_every_split_and_says_what_it_left_out(tmp_path):
     from hf_genai.training.results import pairs_of_split
 

@@ -13,11 +13,11 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
-from ..cards import TARGET_TOKENIZER as TARGET_SUBFOLDER
-from ..model_folder import TOKENIZER_FILES
-
 KINDS = ("byte_bpe", "unigram", "wordpiece", "word", "char")
 SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>"]
+TARGET_SUBFOLDER = "target_tokenizer"
+# What save_pretrained of a fast tokenizer writes.
+_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 def train_tokenizer(
@@ -82,7 +82,7 @@ def save_tokenizers(
     if target is not None and target is not source:
         target.save_pretrained(subfolder)
     elif subfolder.is_dir():
-        for name in TOKENIZER_FILES:
+        for name in _FILES:
             (subfolder / name).unlink(missing_ok=True)
         if not any(subfolder.iterdir()):
             subfolder.rmdir()

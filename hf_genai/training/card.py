@@ -33,7 +33,7 @@ def card_of_run(arguments: RecipeArguments, results: dict[str, Any], pairs: Any,
     pictures = [name for name in results["attention_maps"] if name.endswith(".png")]
     return CardData(
         title=arguments.training.model_title or f"{family} {'-'.join(where.languages) or 'seq2seq'}",
-        summary=summary,
+        summary=f"{summary} {results['architecture']}".strip(),
         model_type=family,
         parameters=results["parameters"],
         license=arguments.training.model_license,

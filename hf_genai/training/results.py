@@ -18,7 +18,7 @@ from transformers.utils import logging
 
 from ..evaluation.generation import default_length, encode_texts, generate_texts, inference, length_limit
 from ..evaluation.metrics import baseline_scores, translation_scores
-from .arguments import RecipeArguments
+from .arguments import RecipeArguments, RecipeTrainingArguments
 
 logger = logging.get_logger(__name__)
 
@@ -134,11 +134,35 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hardware(device: torch.device, processes: int = 1) -> str:
-    """Return where the run took place, in general words."""
+def hardware(device: torch.device, processes: int = 1, dtype: str = "float32") -> str:
+    """Return where the run took place, in general words, and the precision it was trained in."""
     if device.type == "cuda":
-        return f"{processes} x {torch.cuda.get_device_name(device)}"
-    return f"{torch.get_num_threads()} thread(s) of a {platform.machine()} CPU, float32"
+        return f"{processes} x {torch.cuda.get_device_name(device)}, {dtype}"
+    each = f"{processes} processes of " if processes > 1 else ""
+    return f"{each}{torch.get_num_threads()} thread(s) of a {platform.machine()} CPU, {dtype}"
+
+
+def training_dtype(training: RecipeTrainingArguments) -> str:
+    """Return the precision of a run in words: bfloat16 and float16 are mixed with float32."""
+    return "bfloat16" if training.bf16 else "float16" if training.fp16 else "float32"
+
+
+def architecture(config: Any) -> str:
+    """Return a sentence about a genai_rnn model: its cells, layers, sizes and attention; "" for other families."""
+    if config.model_type != "genai_rnn":
+        return ""
+    cell = config.cell_type.upper()
+    ways = "bidirectional " if config.bidirectional_encoder else ""
+    attention = f"{config.attention_type.replace('_', ' ')} attention {config.attention_position} the cell"
+    if config.attention_type == "none":
+        attention = "no attention"
+    if config.input_feeding:
+        attention += " and input feeding"
+    return (
+        f"Its {ways}encoder of {config.encoder_layers} {cell} layer(s) gives {config.encoder_hidden_size} numbers a "
+        f"token; its decoder has {config.decoder_layers} {cell} layer(s) of {config.hidden_size} units with "
+        f"{attention}; embeddings have {config.embedding_size} numbers."
+    )
 
 
 def bare(value: Any) -> Any:
@@ -150,12 +174,15 @@ def bare(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
-def command(argv: Sequence[str]) -> str:
+def command(argv: Sequence[str], processes: int = 1) -> str:
     """Return the command that repeats a run, with bare names for shipped configs and for absolute paths."""
     from . import recipes_dir
 
     shipped = {str(path): path.stem for path in (recipes_dir() / "configs").rglob("*.yaml")}
-    return shlex.join(["hf-genai", "train", *(shipped.get(str(Path(word).resolve()), bare(word)) for word in argv)])
+    launch = ["hf-genai"]
+    if processes > 1:
+        launch = ["accelerate", "launch", "--num_processes", str(processes), "-m", "hf_genai.cli"]
+    return shlex.join([*launch, "train", *(shipped.get(str(Path(word).resolve()), bare(word)) for word in argv)])
 
 
 def pairs_of_split(
@@ -211,15 +238,16 @@ def summary_of_run(
             dict(zip(("source", "reference", "output"), row, strict=True)) for row in rows[: training.num_samples]
         ],
         "model_type": model.config.model_type,
+        "architecture": architecture(model.config),
         "parameters": model.num_parameters(),
         "data": {
             **dataclasses.asdict(pairs.provenance),
             "languages": list(pairs.provenance.languages),
             **dataclasses.asdict(pairs.report),
         },
-        "command": command(argv),
+        "command": command(argv, training.world_size),
         "settings": bare(arguments.given),
-        "hardware": hardware(training.device, training.world_size),
+        "hardware": hardware(training.device, training.world_size, training_dtype(training)),
         "versions": versions(),
     }
 

@@ -5,7 +5,6 @@ from transformers import MarianConfig, T5Config, T5ForConditionalGeneration
 
 from hf_genai import GenaiRNNConfig
 from hf_genai.data import train_tokenizer
-from hf_genai.objectives import OBJECTIVES
 from hf_genai.objectives.seq2seq import Seq2SeqCollator, check_vocabulary, tokenize_pairs
 
 EXAMPLES = [
@@ -124,7 +123,3 @@ def test_a_vocabulary_smaller_than_the_ids_is_refused(tokenizer, model):
         )
     with pytest.raises(ValueError, match="eos_token_id 2 but the model's config has 1"):
         check_vocabulary(tokenizer, T5Config(vocab_size=12, eos_token_id=1))
-
-
-def test_the_table_of_objectives_leads_to_the_collator():
-    assert OBJECTIVES["seq2seq"].load_collator() is Seq2SeqCollator
