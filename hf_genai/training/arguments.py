@@ -381,7 +381,8 @@ def _check_sets(data: DataArguments, training: RecipeTrainingArguments) -> None:
     """Refuse an empty set now, and not when the trained model is to be scored on it."""
     reasons = dict.fromkeys(("test_data", "max_test_samples"), "the trained model is scored on the test pairs")
     if training.eval_strategy != "no":
-        why = f"eval_strategy={training.eval_strategy.value} needs validation pairs; else give --eval_strategy no"
+        strategy = getattr(training.eval_strategy, "value", training.eval_strategy)
+        why = f"eval_strategy={strategy} needs validation pairs; else give --eval_strategy no"
         reasons |= dict.fromkeys(("validation_data", "max_eval_samples"), why)
     for key, why in reasons.items():
         value = _number(getattr(data, key))
