@@ -512,7 +512,8 @@ def test_without_a_target_the_source_is_read_shifted_right():
 
 @pytest.mark.parametrize("variant", ["gru, additive fed, two layers", "gru, additive before, two layers"])
 def test_adapters_on_every_projection_start_equal_train_and_merge(variant):
-    peft = pytest.importorskip("peft")
+    import peft
+
     model, batch = translator(ENCODER_DECODERS[variant], std=0.3), sentences()
     before = model(**batch).logits
     options = peft.LoraConfig(r=2, lora_alpha=8, target_modules="all-linear")
