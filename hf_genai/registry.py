@@ -14,6 +14,9 @@ import wrapt
 # model_type -> (configuration module, configuration class, modeling module), all in hf_genai.models
 FAMILIES = {
     "genai_rnn": ("configuration_rnn", "GenaiRNNConfig", "modeling_rnn"),
+    "genai_bert": ("configuration_bert", "GenaiBertConfig", "modeling_bert"),
+    "genai_gpt": ("configuration_gpt", "GenaiGPTConfig", "modeling_gpt"),
+    "genai_t5": ("configuration_t5", "GenaiT5Config", "modeling_t5"),
 }
 
 

@@ -3,8 +3,15 @@ torch, numpy, transformers, huggingface_hub and the standard library.
 
 Shared, from small to large:
     fields.py                 checked fields of configurations
+    base.py                   the base class of all models: saving with code
     seq2seq.py                shifting labels, reading a layer's weight, checking ids and masks
-    attention.py              scores (dot, scaled dot, additive), and `attend`: what every attention here is made of
+    attention.py              scores (dot, scaled dot, additive), and `attend`: what every attention here is made of;
+                              multi-head attention
+    positions.py              sinusoidal, rotary and relative positions
+    blocks.py                 norm, feed-forward, and the Transformer layer
+    transformer_stack.py      embeddings, masks, layers: BERT, GPT and both halves of T5 are such stacks
+    configuration_transformer.py    the fields that their configurations share
+    heads.py                  logits and losses on top of a model, and the checks of labels
     matmul.py                 matrix products, by oneDNN where that is faster
     linear_cross_entropy.py   head and loss over a large vocabulary, in chunks
     fast_path.py              when a kernel may stand in for its plain twin
@@ -15,5 +22,8 @@ Shared, from small to large:
     recurrent_cache.py        a recurrent state as a layer of transformers' cache
 
 Families, a configuration and a modeling file each:
-    configuration_rnn.py, modeling_rnn.py    genai_rnn: encoder-decoder, language model, classifiers
+    configuration_rnn.py, modeling_rnn.py      genai_rnn: encoder-decoder, language model, classifiers
+    configuration_bert.py, modeling_bert.py    genai_bert: masked language model, classifiers, question answering
+    configuration_gpt.py, modeling_gpt.py      genai_gpt: language model, classifiers, question answering
+    configuration_t5.py, modeling_t5.py        genai_t5: text to text, encoder, classifiers, question answering
 """

@@ -2,11 +2,21 @@
 it.
 
 A score works on queries and keys that are projected already. Luong's "general" score is `DotScore` after a projection
-of the keys.
+of the keys. The Transformers' `MultiHeadAttention` goes through transformers' attention interface, and so through the
+fused kernels, unless weights are asked for or the score is additive: then `eager_attention` does here what the
+recurrent models do.
+
+Shapes: B batch, T query and S key length, D hidden size, H heads, E head size.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.cache_utils import Cache, EncoderDecoderCache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .matmul import Linear
+from .positions import rotate
 
 
 class DotScore(nn.Module):
@@ -60,20 +70,142 @@ class AdditiveScore(nn.Module):
         return self.energy(match).squeeze(-1)
 
 
-def attend(scores: Tensor, value: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def attend(scores: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
     """Turn scores into weights, and sum the values by them.
 
     Args:
         scores: (..., T, S).
         value: (..., S, D).
-        mask: bool, broadcast to (..., T, S); True where a key may be seen. Each query must see one key at least.
+        mask: broadcast to (..., T, S). Bool: True where a key may be seen; each query must see one key at least.
+            Floating point: added to the scores.
+        dropout: probability, 0-1, of leaving a key out.
 
     Returns:
-        context (..., T, D), and weights (..., T, S), which sum to 1 over S; the softmax is computed in float32 at
-        least.
+        context (..., T, D), and weights (..., T, S), which sum to 1 over S (before dropout); the softmax is computed in
+        float32 at least.
     """
     if mask is not None:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        scores = (
+            scores + mask if mask.is_floating_point() else scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        )
     precise = scores.dtype if scores.dtype == torch.float64 else torch.float32
     weights = torch.softmax(scores, dim=-1, dtype=precise).to(value.dtype)
+    if dropout:
+        weights = F.dropout(weights, dropout)
     return weights @ value, weights
+
+
+def eager_attention(
+    module: "MultiHeadAttention",
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    position_bias: Tensor | None = None,
+    **kwargs,
+) -> tuple[Tensor, Tensor]:
+    """Plain attention, as transformers' attention interface has it: (B, H, T, E) -> (B, T, H, E) and (B, H, T, S)."""
+    key, value = (x.repeat_interleave(module.num_key_value_groups, dim=1) for x in (key, value))  # (B, H, S, E)
+    scores = module.score(query, key)  # (B, H, T, S)
+    if position_bias is not None:
+        scores = scores + position_bias
+    context, weights = attend(scores, value, attention_mask, dropout)
+    return context.transpose(1, 2).contiguous(), weights
+
+
+class MultiHeadAttention(nn.Module):
+    """Attention of H heads, each with its own projection of queries, and of keys and values or a share in one.
+
+    Reference: Vaswani et al. (2017), arXiv:1706.03762, section 3.2.2.
+    """
+
+    def __init__(self, config, layer_idx: int, is_causal: bool):
+        super().__init__()
+        self.config = config  # the attention implementation can be changed on a live model
+        self.layer_idx = layer_idx
+        self.is_causal = is_causal
+        self.head_dim = config.head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.dropout = config.attention_probs_dropout_prob
+        self.scaling = 1.0 if config.attention_type == "dot" else self.head_dim**-0.5
+        self.score = AdditiveScore(self.head_dim) if config.attention_type == "additive" else DotScore(self.scaling)
+        size, bias = config.hidden_size, config.attention_bias
+        self.q_proj = Linear(size, config.num_attention_heads * self.head_dim, bias=bias)
+        self.k_proj = Linear(size, config.num_key_value_heads * self.head_dim, bias=bias)
+        self.v_proj = Linear(size, config.num_key_value_heads * self.head_dim, bias=bias)
+        self.o_proj = Linear(config.num_attention_heads * self.head_dim, size, bias=bias)
+
+    def heads(self, projected: Tensor) -> Tensor:
+        """(B, T, H * E) -> (B, H, T, E)."""
+        return projected.view(*projected.shape[:-1], -1, self.head_dim).transpose(1, 2)
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return (B, T, D) and, of the eager implementation, the weights (B, H, T, S)."""
+        attention = eager_attention
+        if self.config.attention_type != "additive":
+            attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        context, weights = attention(
+            *(self, query, key, value, attention_mask),
+            dropout=self.dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.o_proj(context.reshape(*context.shape[:2], -1)), weights
+
+
+class SelfAttention(MultiHeadAttention):
+    """Each token looks at the tokens of its own text: all of them or, causal, itself and those before it."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return (B, T, D), and the weights (B, H, T, S) where the implementation has them.
+
+        Args:
+            hidden_states: (B, T, D).
+            attention_mask: as the implementation wants it, made by transformers' masking_utils.
+            position_embeddings: cosines and sines (B, T, E), to turn queries and keys by.
+            past_key_values: keys and values of earlier tokens; takes up the new ones.
+        """
+        query, key, value = (
+            self.heads(proj(hidden_states)) for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )  # (B, H, T, E)
+        if position_embeddings is not None:
+            query, key = rotate(query, *position_embeddings), rotate(key, *position_embeddings)
+        if past_key_values is not None:
+            cache = getattr(past_key_values, "self_attention_cache", past_key_values)
+            key, value = cache.update(key, value, self.layer_idx)  # (B, H, S, E)
+        return self.attend(query, key, value, attention_mask, **kwargs)
+
+
+class CrossAttention(MultiHeadAttention):
+    """Each token looks at all that an encoder made of another text, or of anything else."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        source: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `SelfAttention`, with keys and values from source (B, S, D): with a cache, projected only once."""
+        query = self.heads(self.q_proj(hidden_states))
+        caches = isinstance(past_key_values, EncoderDecoderCache)
+        if caches and past_key_values.is_updated.get(self.layer_idx):
+            layer = past_key_values.cross_attention_cache.layers[self.layer_idx]
+            key, value = layer.keys, layer.values
+        else:
+            key, value = self.heads(self.k_proj(source)), self.heads(self.v_proj(source))
+            if caches:
+                key, value = past_key_values.cross_attention_cache.update(key, value, self.layer_idx)
+                past_key_values.is_updated[self.layer_idx] = True
+        return self.attend(query, key, value, attention_mask, **kwargs)

@@ -28,10 +28,10 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 
 from .configuration_rnn import GenaiRNNConfig
 from .fast_path import fast_path_allowed, needs_gradient
-from .linear_cross_entropy import linear_cross_entropy
+from .heads import LanguageModelHead, check_classes, check_labels, classification_loss, shift_labels_left
 from .matmul import Linear
 from .recurrent_stacks import GenaiRNNDecoder, GenaiRNNEncoder, GenaiRNNPreTrainedModel, embed
-from .seq2seq import check_ids, shift_tokens_right, weight_and_bias
+from .seq2seq import check_ids, shift_tokens_right
 
 
 class GenaiRNNModel(GenaiRNNPreTrainedModel):
@@ -144,7 +144,7 @@ class GenaiRNNModel(GenaiRNNPreTrainedModel):
         return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
 
 
-class GenaiRNNHeadModel(GenaiRNNPreTrainedModel):
+class GenaiRNNHeadModel(LanguageModelHead, GenaiRNNPreTrainedModel):
     """What the two generating models share: the scores over the vocabulary, and their loss."""
 
     def __init__(self, config: GenaiRNNConfig):
@@ -172,44 +172,6 @@ class GenaiRNNHeadModel(GenaiRNNPreTrainedModel):
         if layer.packed is None:
             layer.packed = weight.t().contiguous()  # (D, V)
         return torch.mm(hidden[0], layer.packed).unsqueeze(0)
-
-    def predict(self, outputs, labels, skip_logits, logits_to_keep, label_smoothing, **kwargs) -> tuple:
-        """Return the loss in nats per token (None without labels) and the logits (B, T, V), or None where skipped.
-
-        Args:
-            outputs: of the base model.
-            labels: (B, T), the next token at each place; -100 where there is none to predict.
-            skip_logits: None: in training with labels, where all the logits at once would be the largest tensor by
-                far.
-        """
-        hidden = self.dropout(outputs.last_hidden_state)  # (B, T, D)
-        if skip_logits is None:
-            skip_logits = self.training and labels is not None
-        if skip_logits and labels is None:
-            raise ValueError("skip_logits=True needs labels: without logits and loss there is nothing to return")
-        if labels is not None and labels.shape != hidden.shape[:2]:
-            raise ValueError(f"labels must be (batch, length) = {tuple(hidden.shape[:2])}, not {tuple(labels.shape)}")
-        every = isinstance(logits_to_keep, int) and logits_to_keep == 0
-        loss = None
-        if labels is not None and (skip_logits or label_smoothing or not every):  # the loss counts all places
-            items = kwargs.get("num_items_in_batch")
-            weight, bias = weight_and_bias(self.lm_head)
-            loss = linear_cross_entropy(
-                *(hidden, weight, labels, bias), label_smoothing=label_smoothing, num_items_in_batch=items
-            )
-            if skip_logits:
-                return loss, None
-        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.score(hidden[:, keep, :], outputs.past_key_values)
-        if labels is not None and loss is None:
-            loss = self.loss_function(
-                logits=logits,
-                labels=None,
-                shift_labels=labels.contiguous(),
-                vocab_size=self.config.vocab_size,
-                **kwargs,
-            )
-        return loss, logits
 
 
 class GenaiRNNForConditionalGeneration(GenaiRNNHeadModel, GenerationMixin):
@@ -263,7 +225,11 @@ class GenaiRNNForConditionalGeneration(GenaiRNNHeadModel, GenerationMixin):
             *(inputs_embeds, decoder_inputs_embeds, use_cache, output_attentions, output_hidden_states),
             return_dict=True,
         )
-        loss, logits = self.predict(*(outputs, labels, skip_logits, logits_to_keep, label_smoothing), **kwargs)
+        loss, logits = self.predict(
+            *(self.dropout(outputs.last_hidden_state), labels, skip_logits, logits_to_keep, label_smoothing),
+            past=outputs.past_key_values,
+            **kwargs,
+        )
         return Seq2SeqLMOutput(
             loss=loss, logits=logits, **{name: value for name, value in outputs.items() if name != "last_hidden_state"}
         )
@@ -301,31 +267,19 @@ class GenaiRNNForCausalLM(GenaiRNNHeadModel, GenerationMixin):
         """
         if labels is not None and shift_labels is None:
             check_labels(labels, self.config.vocab_size)
-            shift_labels = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
+            shift_labels = shift_labels_left(labels)
         outputs = self.model(
             *(input_ids, attention_mask, None, None, None, past_key_values, inputs_embeds, None),
             use_cache=False if self.training and shift_labels is not None else use_cache,
             output_hidden_states=output_hidden_states,
             return_dict=True,
         )
-        loss, logits = self.predict(*(outputs, shift_labels, skip_logits, logits_to_keep, label_smoothing), **kwargs)
+        loss, logits = self.predict(
+            *(self.dropout(outputs.last_hidden_state), shift_labels, skip_logits, logits_to_keep, label_smoothing),
+            past=outputs.past_key_values,
+            **kwargs,
+        )
         return CausalLMOutputWithPast(loss, logits, outputs.past_key_values, outputs.hidden_states)
-
-
-def check_labels(labels: Tensor, vocab_size: int) -> None:
-    """Refuse labels that are neither -100 nor a token id."""
-    if labels.dtype == torch.int64:
-        labels = labels.masked_fill(labels == -100, 0)
-    check_ids("labels", labels, vocab_size)
-
-
-def check_classes(labels: Tensor, num_labels: int) -> None:
-    """Refuse labels that are neither -100 nor a class."""
-    if torch.compiler.is_compiling() or labels.is_floating_point() or labels.device.type == "meta":
-        return
-    wrong = labels[(labels != -100) & ((labels < 0) | (labels >= num_labels))]
-    if wrong.numel():
-        raise ValueError(f"labels must be from 0 to {num_labels - 1} (num_labels), or -100, not {wrong[0].item()}")
 
 
 class GenaiRNNClassifier(GenaiRNNPreTrainedModel):
@@ -365,9 +319,7 @@ class GenaiRNNForSequenceClassification(GenaiRNNClassifier):
         logits = self.classifier(self.dropout(self.model.encoder.summary(outputs.last_hidden_state)))
         loss = None
         if labels is not None:
-            if self.num_labels > 1:
-                check_classes(labels, self.num_labels)
-            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **kwargs)
+            loss = classification_loss(self, logits, labels, **kwargs)
         return SequenceClassifierOutput(loss, logits, outputs.hidden_states)
 
 

@@ -3,17 +3,14 @@
 Shapes: B batch, T target and S source length, D hidden size, N slots of a state (GRU: h; LSTM: h and c).
 """
 
-import os
-
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
 from transformers.utils.generic import can_return_tuple
 
+from .base import GenaiPreTrainedModel
 from .configuration_rnn import GenaiRNNConfig
 from .recurrence import GATES, SLOTS
 from .recurrent_cache import RecurrentStateLayer
@@ -21,7 +18,7 @@ from .recurrent_layers import GenaiRNNAttention, GenaiRNNAttentionLayer, GenaiRN
 from .seq2seq import check_ids, check_mask
 
 
-class GenaiRNNPreTrainedModel(PreTrainedModel):
+class GenaiRNNPreTrainedModel(GenaiPreTrainedModel):
     config_class = GenaiRNNConfig
     config: GenaiRNNConfig
     base_model_prefix = "model"
@@ -89,20 +86,6 @@ class GenaiRNNPreTrainedModel(PreTrainedModel):
             self.tie_weights()
             head.out_features = self.config.vocab_size
         return decoder.embed_tokens
-
-    def save_pretrained(self, save_directory, is_main_process: bool = True, **kwargs):
-        """As in transformers, with the code beside the weights and named for every Auto class of the family.
-
-        `register_for_auto_class` would name this class alone, and cost each step of `generate()` a look at signatures.
-        """
-        heads = self.config.auto_classes
-        if type(self).__name__ in heads.values():
-            module = type(self).__module__.rsplit(".", 1)[-1]
-            self.config.auto_map = {auto_class: f"{module}.{name}" for auto_class, name in heads.items()}
-            if is_main_process and not os.path.isfile(save_directory):
-                os.makedirs(save_directory, exist_ok=True)
-                custom_object_save(self, save_directory)
-        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
 
 
 class GenaiRNNEncoder(GenaiRNNPreTrainedModel):

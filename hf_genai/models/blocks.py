@@ -1,0 +1,102 @@
+"""What stands around the attention: norm, feed-forward, residual, and the layer made of them.
+
+Shapes: B batch, T target and S source length, D hidden size.
+"""
+
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .attention import CrossAttention, SelfAttention
+from .matmul import Linear
+
+ACTIVATIONS = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+    "silu": F.silu,
+}
+
+
+def make_norm(config) -> nn.Module:
+    """Return the norm of vectors of `hidden_size` that a configuration asks for."""
+    norm = nn.RMSNorm if config.norm_type == "rms_norm" else nn.LayerNorm
+    return norm(config.hidden_size, eps=config.layer_norm_eps)
+
+
+class FeedForward(nn.Module):
+    """Two projections with an activation between them or, gated, three.
+
+    Reference: Vaswani et al. (2017), arXiv:1706.03762, equation 2; gated: Shazeer (2020), arXiv:2002.05202,
+    equation 6.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        size, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_proj = Linear(size, inner, bias=bias) if config.gated_mlp else None
+        self.up_proj = Linear(size, inner, bias=bias)
+        self.down_proj = Linear(inner, size, bias=bias)
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.dropout = nn.Dropout(config.activation_dropout_prob)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        inner = self.up_proj(hidden_states)  # (B, T, intermediate_size)
+        if self.gate_proj is None:
+            inner = self.activation(inner)
+        else:
+            inner = self.activation(self.gate_proj(hidden_states)) * inner
+        return self.down_proj(self.dropout(inner))
+
+
+class TransformerLayer(GradientCheckpointingLayer):
+    """Self-attention, cross-attention where there is a source, and feed-forward, each with norm and residual."""
+
+    def __init__(self, config, layer_idx: int, is_causal: bool, cross_attention: bool):
+        super().__init__()
+        self.pre_norm = config.norm_position == "pre"
+        self.self_attn_norm = make_norm(config)
+        self.self_attn = SelfAttention(config, layer_idx, is_causal)
+        if cross_attention:
+            self.cross_attn_norm = make_norm(config)
+            self.cross_attn = CrossAttention(config, layer_idx, is_causal=False)
+        self.mlp_norm = make_norm(config)
+        self.mlp = FeedForward(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_bias: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> Tensor:
+        """(B, T, D) -> (B, T, D). What may need a gradient comes first: checkpoints follow positional tensors only."""
+        more = {"past_key_values": past_key_values, **kwargs}
+        hidden_states = self.add(
+            hidden_states,
+            self.self_attn_norm,
+            lambda x: self.self_attn(
+                x, attention_mask, position_embeddings=position_embeddings, position_bias=position_bias, **more
+            )[0],
+        )
+        if encoder_hidden_states is not None:
+            hidden_states = self.add(
+                hidden_states,
+                self.cross_attn_norm,
+                lambda x: self.cross_attn(x, encoder_hidden_states, encoder_attention_mask, **more)[0],
+            )
+        return self.add(hidden_states, self.mlp_norm, self.mlp)
+
+    def add(self, hidden_states: Tensor, norm: nn.Module, sublayer) -> Tensor:
+        """Add what a sub-layer makes of hidden_states (B, T, D) to them."""
+        if self.pre_norm:
+            return hidden_states + self.dropout(sublayer(norm(hidden_states)))
+        return norm(hidden_states + self.dropout(sublayer(hidden_states)))

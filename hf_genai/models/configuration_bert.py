@@ -1,0 +1,74 @@
+"""Sizes and choices of the bidirectional Transformers."""
+
+from typing import Any, ClassVar, Literal, Self
+
+from huggingface_hub.dataclasses import strict
+
+from .configuration_transformer import GenaiTransformerConfig
+
+
+@strict
+class GenaiBertConfig(GenaiTransformerConfig):
+    """Configuration of the BERT-style models; see `GenaiTransformerConfig` for the fields that all Transformers share.
+
+    Args:
+        type_vocab_size: Number of segments that `token_type_ids` tell apart; 0: none.
+        norm_embeddings: Normalise the embeddings before the first layer.
+        position_offset: Row of the table of learned positions that the first token takes. RoBERTa's is
+            `pad_token_id + 1`, and its positions count the tokens that are not `pad_token_id`.
+        pooler_act: Activation of the projection that a text is classified from: "tanh" (BERT) or "relu" (DistilBERT).
+    """
+
+    model_type = "genai_bert"
+    auto_classes: ClassVar[dict[str, str]] = {
+        "AutoModel": "GenaiBertModel",
+        "AutoModelForMaskedLM": "GenaiBertForMaskedLM",
+        "AutoModelForSequenceClassification": "GenaiBertForSequenceClassification",
+        "AutoModelForTokenClassification": "GenaiBertForTokenClassification",
+        "AutoModelForQuestionAnswering": "GenaiBertForQuestionAnswering",
+        "AutoModelForMultipleChoice": "GenaiBertForMultipleChoice",
+    }
+    base_model_tp_plan: ClassVar[dict[str, str]] = {
+        "layers.*.self_attn.q_proj": "colwise",
+        "layers.*.self_attn.k_proj": "colwise",
+        "layers.*.self_attn.v_proj": "colwise",
+        "layers.*.self_attn.o_proj": "rowwise",
+        "layers.*.mlp.gate_proj": "colwise",
+        "layers.*.mlp.up_proj": "colwise",
+        "layers.*.mlp.down_proj": "rowwise",
+    }
+
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    norm_embeddings: bool = False
+    position_offset: int = 0
+    pooler_act: Literal["tanh", "relu"] = "tanh"
+
+    @classmethod
+    def classic(cls, **kwargs: Any) -> Self:
+        """The layout of BERT: learned positions, LayerNorm after each sub-layer, GELU, biases, dropout 0.1.
+
+        The defaults are the published base size (110 million parameters); any field can be given.
+
+        Reference: Devlin et al. (2019), arXiv:1810.04805, section 3.
+        """
+        heads = kwargs.get("num_attention_heads", 12)
+        layout = {
+            **{"vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": heads},
+            **{"num_key_value_heads": heads, "hidden_act": "gelu", "gated_mlp": False, "norm_embeddings": True},
+            **{"position_embedding_type": "learned", "norm_type": "layer_norm", "layer_norm_eps": 1e-12},
+            **{"norm_position": "post", "attention_bias": True, "mlp_bias": True, "hidden_dropout_prob": 0.1},
+            **{"attention_probs_dropout_prob": 0.1, "bos_token_id": None, "eos_token_id": None},
+        }
+        return cls(**{**layout, **kwargs})
+
+    def validate_architecture(self):
+        super().validate_architecture()
+        for name in ("type_vocab_size", "position_offset"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
+        if self.position_offset and self.pad_token_id is None:
+            raise ValueError("position_offset counts the tokens that are not pad_token_id, which is None")
+
+
+__all__ = ["GenaiBertConfig"]

@@ -1,0 +1,116 @@
+"""What stands on top of a model: the scores over a vocabulary with their loss, and the checks of labels.
+
+Shapes: B batch, T length, D hidden size, V vocabulary.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+
+from .linear_cross_entropy import linear_cross_entropy
+from .seq2seq import check_ids, weight_and_bias
+
+
+class LanguageModelHead:
+    """For a `PreTrainedModel` with an `lm_head`: logits and loss, the one without the other where that is cheaper."""
+
+    lm_head: nn.Module
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.lm_head = value
+
+    def score(self, hidden: Tensor, past: Cache | None) -> Tensor:
+        """Return the logits (B, T, V) of (B, T, D)."""
+        return self.lm_head(hidden)
+
+    def predict(
+        self,
+        hidden: Tensor,
+        labels: Tensor | None,
+        skip_logits: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        label_smoothing: float = 0.0,
+        past: Cache | None = None,
+        **kwargs,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the loss in nats per token (None without labels) and the logits (B, T, V), or None where skipped.
+
+        Args:
+            hidden: (B, T, D), ready to be scored.
+            labels: (B, T), the token to predict at each place; -100 where there is none.
+            skip_logits: None: in training with labels, where all the logits at once would be the largest tensor by
+                far.
+        """
+        if skip_logits is None:
+            skip_logits = self.training and labels is not None
+        if skip_logits and labels is None:
+            raise ValueError("skip_logits=True needs labels: without logits and loss there is nothing to return")
+        if labels is not None and labels.shape != hidden.shape[:-1]:
+            raise ValueError(f"labels must be (batch, length) = {tuple(hidden.shape[:-1])}, not {tuple(labels.shape)}")
+        every = isinstance(logits_to_keep, int) and logits_to_keep == 0
+        loss = None
+        if labels is not None and (skip_logits or label_smoothing or not every):  # the loss counts all places
+            items = kwargs.get("num_items_in_batch")
+            weight, bias = weight_and_bias(self.lm_head)
+            loss = linear_cross_entropy(
+                *(hidden, weight, labels, bias), label_smoothing=label_smoothing, num_items_in_batch=items
+            )
+            if skip_logits:
+                return loss, None
+        if not every:
+            hidden = hidden[:, slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep, :]
+        logits = self.score(hidden, past)
+        if labels is not None and loss is None:
+            # the loss of causal models reads shift_labels, the others' labels: both are in place already
+            labels = labels.contiguous()
+            loss = self.loss_function(
+                logits=logits, labels=labels, shift_labels=labels, vocab_size=self.config.vocab_size, **kwargs
+            )
+        return loss, logits
+
+
+def shift_labels_left(labels: Tensor) -> Tensor:
+    """Return, at each place of (B, T), the label of the next one; -100 at the last."""
+    return nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
+
+
+def check_labels(labels: Tensor, vocab_size: int) -> None:
+    """Refuse labels that are neither -100 nor a token id."""
+    if labels.dtype == torch.int64:
+        labels = labels.masked_fill(labels == -100, 0)
+    check_ids("labels", labels, vocab_size)
+
+
+def check_classes(labels: Tensor, num_labels: int) -> None:
+    """Refuse labels that are neither -100 nor a class."""
+    if torch.compiler.is_compiling() or labels.is_floating_point() or labels.device.type == "meta":
+        return
+    wrong = labels[(labels != -100) & ((labels < 0) | (labels >= num_labels))]
+    if wrong.numel():
+        raise ValueError(f"labels must be from 0 to {num_labels - 1} (num_labels), or -100, not {wrong[0].item()}")
+
+
+def span_loss(start_logits: Tensor, end_logits: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Return the mean cross-entropy, in nats, of the places (B,) where answers begin and end.
+
+    Places outside the text (an answer that was cut off) do not count.
+
+    Args:
+        start_logits: (B, T), as end_logits.
+    """
+    length = start_logits.shape[1]
+    losses = [
+        nn.functional.cross_entropy(logits.float(), place.view(-1).clamp(0, length), ignore_index=length)
+        for logits, place in ((start_logits, start), (end_logits, end))
+    ]
+    return sum(losses) / 2
+
+
+def classification_loss(model, logits: Tensor, labels: Tensor, **kwargs) -> Tensor:
+    """Return the loss of a whole text's label(s), by `config.problem_type`: a number, one class, or several."""
+    if model.num_labels > 1:
+        check_classes(labels, model.num_labels)
+    return model.loss_function(labels=labels, pooled_logits=logits, config=model.config, **kwargs)

@@ -1,0 +1,268 @@
+"""The causal family: language models in the manner of GPT, and heads on them.
+
+Papers: Vaswani et al. (2017), arXiv:1706.03762; Radford et al. (2019), "Language Models are Unsupervised Multitask
+Learners" (the classic preset); Touvron et al. (2023), arXiv:2302.13971 (the modern layout).
+
+Shapes: B batch, T length, D hidden size, H heads, V vocabulary. Read from the bottom up; the layers are in
+transformer_stack.py and blocks.py.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPastAndCrossAttentions,
+    CausalLMOutputWithCrossAttentions,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutputWithPast,
+    TokenClassifierOutput,
+)
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_gpt import GenaiGPTConfig
+from .heads import LanguageModelHead, check_classes, check_labels, classification_loss, shift_labels_left, span_loss
+from .matmul import Linear
+from .transformer_stack import GenaiTransformerPreTrainedModel, TransformerStack
+
+
+class GenaiGPTPreTrainedModel(GenaiTransformerPreTrainedModel):
+    config_class = GenaiGPTConfig
+    config: GenaiGPTConfig
+
+
+class GenaiGPTModel(GenaiGPTPreTrainedModel, TransformerStack):
+    """The causal stack without a head."""
+
+    def __init__(self, config: GenaiGPTConfig):
+        TransformerStack.__init__(
+            self, config, config.num_hidden_layers, is_causal=True, cross_attention=config.add_cross_attention
+        )
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """Read T new tokens.
+
+        Args:
+            input_ids: token ids (B, T), 0 to vocab_size - 1; or inputs_embeds (B, T, D).
+            attention_mask: (B, past + T), 1 for a real token and 0 for padding, on either side; or a mask (B, 1, T,
+                past + T) made by the caller.
+            position_ids: (B, T). None: counted, over real tokens only. Rows of several packed texts are given by
+                positions that start over, without an attention_mask: then no text sees another.
+            encoder_hidden_states: (B, S, D) of an encoder, for a model with `add_cross_attention`, with
+                encoder_attention_mask (B, S).
+
+        Raises:
+            ValueError: ids outside the vocabulary, an empty batch, an all-padding row, more tokens than positions.
+        """
+        if encoder_hidden_states is not None and not self.config.add_cross_attention:
+            raise ValueError("encoder_hidden_states needs a model with add_cross_attention=True")
+        hidden, position_ids = self.embed("", input_ids, inputs_embeds, attention_mask, position_ids, past_key_values)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+            if self.config.add_cross_attention and encoder_hidden_states is not None:
+                past_key_values = EncoderDecoderCache(past_key_values, DynamicCache(config=self.config))
+        hidden = self.run(
+            *(self.dropout(hidden), attention_mask, position_ids, past_key_values),
+            *(encoder_hidden_states, encoder_attention_mask),
+            **kwargs,
+        )
+        return BaseModelOutputWithPastAndCrossAttentions(hidden, past_key_values)
+
+
+class GenaiGPTForCausalLM(LanguageModelHead, GenaiGPTPreTrainedModel, GenerationMixin):
+    """A language model: each next token of a text."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
+
+    def __init__(self, config: GenaiGPTConfig):
+        super().__init__(config)
+        self.model = GenaiGPTModel(config)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        skip_logits: bool | None = None,
+        label_smoothing: float = 0.0,
+        shift_labels: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> CausalLMOutputWithCrossAttentions:
+        """Predict each next token of (B, T) ids.
+
+        Args:
+            labels: (B, T), usually the input_ids themselves, shifted here; -100 where none is to be predicted.
+            shift_labels: the same, shifted already.
+            skip_logits: return the loss without the logits, which are then never all in memory. None: in training,
+                yes.
+            label_smoothing: share of the probability that the target spreads over the vocabulary.
+        """
+        if labels is not None and shift_labels is None:
+            check_labels(labels, self.config.vocab_size)
+            shift_labels = shift_labels_left(labels)
+        items = {"num_items_in_batch": kwargs.pop("num_items_in_batch", None)}
+        outputs = self.model(
+            *(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds),
+            *(encoder_hidden_states, encoder_attention_mask),
+            use_cache=False if self.training and shift_labels is not None else use_cache,
+            **kwargs,
+        )
+        loss, logits = self.predict(
+            *(outputs.last_hidden_state, shift_labels, skip_logits, logits_to_keep, label_smoothing),
+            past=outputs.past_key_values,
+            **items,
+        )
+        return CausalLMOutputWithCrossAttentions(
+            loss,
+            logits,
+            *(outputs.past_key_values, outputs.hidden_states, outputs.attentions, outputs.cross_attentions),
+        )
+
+
+class GenaiGPTForSequenceClassification(GenaiGPTPreTrainedModel):
+    """A label, several labels or a number for the whole text (`config.problem_type`), from its last token."""
+
+    def __init__(self, config: GenaiGPTConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = GenaiGPTModel(config)
+        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> SequenceClassifierOutputWithPast:
+        """Return logits (B, num_labels), read off the last real token of each row (B, T).
+
+        Without an attention_mask, tokens that are `config.pad_token_id` are taken for padding.
+        """
+        outputs = self.model(
+            *(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds), use_cache=use_cache, **kwargs
+        )
+        hidden = outputs.last_hidden_state
+        if attention_mask is None and input_ids is not None and self.config.pad_token_id is not None:
+            attention_mask = input_ids != self.config.pad_token_id
+        if attention_mask is None or attention_mask.ndim != 2:
+            last = torch.full((len(hidden),), hidden.shape[1] - 1, device=hidden.device)
+        else:
+            places = torch.arange(hidden.shape[1], device=hidden.device)
+            last = (places * attention_mask[:, -hidden.shape[1] :].long()).argmax(1)  # (B,)
+        logits = self.score(hidden[torch.arange(len(hidden), device=hidden.device), last])
+        loss = None if labels is None else classification_loss(self, logits, labels)
+        return SequenceClassifierOutputWithPast(
+            loss, logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions
+        )
+
+
+class GenaiGPTForTokenClassification(GenaiGPTPreTrainedModel):
+    """A label for each token, from it and those before it."""
+
+    def __init__(self, config: GenaiGPTConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = GenaiGPTModel(config)
+        dropout = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> TokenClassifierOutput:
+        """Return logits (B, T, num_labels); labels (B, T) are -100 where none is to be predicted."""
+        items = {"num_items_in_batch": kwargs.pop("num_items_in_batch", None)}
+        outputs = self.model(
+            input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, **{"use_cache": False, **kwargs}
+        )
+        logits = self.classifier(self.dropout(outputs.last_hidden_state))
+        loss = None
+        if labels is not None:
+            check_classes(labels, self.num_labels)
+            loss = self.loss_function(logits, labels, self.config, **items)
+        return TokenClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
+
+
+class GenaiGPTForQuestionAnswering(GenaiGPTPreTrainedModel):
+    """Where in a text the answer begins and ends."""
+
+    def __init__(self, config: GenaiGPTConfig):
+        super().__init__(config)
+        self.model = GenaiGPTModel(config)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        start_positions: torch.LongTensor | None = None,
+        end_positions: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> QuestionAnsweringModelOutput:
+        """Return start_logits and end_logits (B, T); start_positions and end_positions are (B,)."""
+        kwargs.pop("num_items_in_batch", None)
+        outputs = self.model(
+            input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, **{"use_cache": False, **kwargs}
+        )
+        start, end = self.qa_outputs(outputs.last_hidden_state).unbind(-1)  # (B, T) each
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = span_loss(start, end, start_positions, end_positions)
+        return QuestionAnsweringModelOutput(loss, start, end, outputs.hidden_states, outputs.attentions)
+
+
+__all__ = [
+    "GenaiGPTForCausalLM",
+    "GenaiGPTForQuestionAnswering",
+    "GenaiGPTForSequenceClassification",
+    "GenaiGPTForTokenClassification",
+    "GenaiGPTModel",
+    "GenaiGPTPreTrainedModel",
+]

@@ -1,0 +1,450 @@
+"""The encoder-decoder family: text to text in the manner of T5, and heads on it.
+
+Papers: Vaswani et al. (2017), arXiv:1706.03762; Raffel et al. (2020), arXiv:1910.10683 (the classic preset); Shazeer
+(2020), arXiv:2002.05202 (gated feed-forward, as in T5 1.1).
+
+Shapes: B batch, T target and S source length, D hidden size, H heads, V vocabulary. Read from the bottom up; the
+layers are in transformer_stack.py and blocks.py.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    BaseModelOutputWithPastAndCrossAttentions,
+    Seq2SeqLMOutput,
+    Seq2SeqModelOutput,
+    Seq2SeqQuestionAnsweringModelOutput,
+    Seq2SeqSequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .attention import SelfAttention
+from .blocks import TransformerLayer
+from .configuration_t5 import GenaiT5Config
+from .heads import LanguageModelHead, check_classes, check_labels, classification_loss, span_loss
+from .matmul import Linear
+from .seq2seq import check_ids, shift_tokens_right
+from .transformer_stack import GenaiTransformerPreTrainedModel, TransformerStack
+
+
+class GenaiT5PreTrainedModel(GenaiTransformerPreTrainedModel):
+    config_class = GenaiT5Config
+    config: GenaiT5Config
+
+    def shift_right(self, labels: Tensor) -> Tensor:
+        return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
+
+    def get_input_embeddings(self):
+        return self.base_model.encoder.embed_tokens
+
+    def set_input_embeddings(self, value):
+        self.base_model.encoder.embed_tokens = value
+
+
+class GenaiT5Encoder(GenaiT5PreTrainedModel, TransformerStack):
+    """Reads the source. Its embeddings are the decoder's, too."""
+
+    _can_record_outputs = {
+        "hidden_states": OutputRecorder(TransformerLayer, num_hidden_layers_key="encoder_layers"),
+        "attentions": OutputRecorder(SelfAttention, index=1),
+    }
+
+    def __init__(self, config: GenaiT5Config):
+        TransformerStack.__init__(self, config, config.encoder_layers, is_causal=False)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value):
+        self.embed_tokens = value
+
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutput:
+        """Encode token ids (B, S), or their vectors inputs_embeds (B, S, D); returns (B, S, D)."""
+        hidden, position_ids = self.embed("", input_ids, inputs_embeds, attention_mask, None)
+        hidden = self.run(self.dropout(hidden), attention_mask, position_ids, **kwargs)
+        return BaseModelOutput(last_hidden_state=self.dropout(hidden))
+
+
+class GenaiT5Decoder(GenaiT5PreTrainedModel, TransformerStack):
+    """Writes the target, looking at the source. It takes token vectors: the embedding table is the encoder's."""
+
+    def __init__(self, config: GenaiT5Config):
+        TransformerStack.__init__(
+            self, config, config.decoder_layers, is_causal=True, cross_attention=True, embed_tokens=False
+        )
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value):
+        self.embed_tokens = value
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """Run over the vectors of T new tokens, inputs_embeds (B, T, D).
+
+        Args:
+            attention_mask: (B, past + T), 0 where a token is padding.
+            encoder_hidden_states: (B, S, D), with encoder_attention_mask (B, S).
+            past_key_values: keys and values so far; takes up the new ones.
+        """
+        hidden, position_ids = self.embed(
+            "decoder_", None, inputs_embeds, attention_mask, position_ids, past_key_values
+        )
+        if use_cache and past_key_values is None:
+            past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
+        hidden = self.run(
+            *(self.dropout(hidden), attention_mask, position_ids, past_key_values),
+            *(encoder_hidden_states, encoder_attention_mask),
+            **kwargs,
+        )
+        return BaseModelOutputWithPastAndCrossAttentions(self.dropout(hidden), past_key_values)
+
+
+class GenaiT5Model(GenaiT5PreTrainedModel):
+    """The encoder-decoder without a head."""
+
+    def __init__(self, config: GenaiT5Config):
+        super().__init__(config)
+        self.encoder = GenaiT5Encoder(config)
+        self.decoder = GenaiT5Decoder(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: tuple | ModelOutput | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> Seq2SeqModelOutput:
+        """Encode, then decode.
+
+        Args:
+            input_ids: source token ids (B, S), 0 to vocab_size - 1; or inputs_embeds (B, S, D).
+            attention_mask: (B, S), 1 for a real token and 0 for padding, on either side.
+            decoder_input_ids: target token ids (B, T), or decoder_inputs_embeds (B, T, D); without either, the source
+                shifted right, as in BART.
+            encoder_outputs: what the encoder returned before, instead of input_ids.
+            past_key_values: an `EncoderDecoderCache` of an earlier call that this one goes on from.
+
+        Raises:
+            ValueError: for ids outside the vocabulary, an empty batch, a mask of another shape or with an all-padding
+                row.
+        """
+        if decoder_input_ids is None and decoder_inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError(
+                    "give decoder_input_ids or decoder_inputs_embeds: there are no input_ids to shift right"
+                )
+            check_ids("input_ids", input_ids, self.config.vocab_size)
+            decoder_input_ids = self.shift_right(input_ids)
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(input_ids, attention_mask, inputs_embeds, return_dict=True, **kwargs)
+        elif not isinstance(encoder_outputs, ModelOutput):
+            encoder_outputs = BaseModelOutput(*encoder_outputs[:3])
+        if decoder_inputs_embeds is None:
+            if past_key_values is None:
+                check_ids("decoder_input_ids", decoder_input_ids, self.config.vocab_size)
+            decoder_inputs_embeds = self.encoder.embed_tokens(decoder_input_ids)
+        elif decoder_input_ids is not None:
+            raise ValueError("give either decoder_input_ids or decoder_inputs_embeds, not both")
+        source = encoder_outputs.last_hidden_state
+        if len(source) != len(decoder_inputs_embeds):
+            raise ValueError(
+                f"decoder_input_ids must have a row for each of the {len(source)} sources, not"
+                f" {len(decoder_inputs_embeds)}"
+            )
+        outputs = self.decoder(
+            *(decoder_attention_mask, source, attention_mask, past_key_values, decoder_inputs_embeds),
+            use_cache=use_cache,
+            return_dict=True,
+            **kwargs,
+        )
+        return Seq2SeqModelOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            decoder_hidden_states=outputs.hidden_states,
+            decoder_attentions=outputs.attentions,
+            cross_attentions=outputs.cross_attentions,
+            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+            encoder_hidden_states=encoder_outputs.hidden_states,
+            encoder_attentions=encoder_outputs.attentions,
+        )
+
+
+class GenaiT5EncoderModel(GenaiT5PreTrainedModel):
+    """The encoder alone."""
+
+    def __init__(self, config: GenaiT5Config):
+        super().__init__(config)
+        self.encoder = GenaiT5Encoder(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutput:
+        """(B, S) -> last_hidden_state (B, S, D)."""
+        return self.encoder(input_ids, attention_mask, inputs_embeds, return_dict=True, **kwargs)
+
+
+def seq2seq_outputs(outputs: Seq2SeqModelOutput) -> dict:
+    """Return what a head hands on of the base model's outputs."""
+    return {name: value for name, value in outputs.items() if name != "last_hidden_state"}
+
+
+class GenaiT5ForConditionalGeneration(LanguageModelHead, GenaiT5PreTrainedModel, GenerationMixin):
+    """Text in, text out."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.encoder.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
+
+    def __init__(self, config: GenaiT5Config):
+        super().__init__(config)
+        self.model = GenaiT5Model(config)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
+        return self.shift_right(labels)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: tuple | ModelOutput | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        skip_logits: bool | None = None,
+        label_smoothing: float = 0.0,
+        **kwargs,
+    ) -> Seq2SeqLMOutput:
+        """As `GenaiT5Model`, and predict the next token.
+
+        Args:
+            labels: (B, T) target ids, -100 where none is to be predicted; the decoder's input is made from them
+                (shifted right) unless it is given.
+            skip_logits: return the loss without the logits, which are then never all in memory. None: in training,
+                yes.
+            label_smoothing: share of the probability that the target spreads over the vocabulary.
+        """
+        if labels is not None:
+            check_labels(labels, self.config.vocab_size)
+            if decoder_input_ids is None and decoder_inputs_embeds is None:
+                decoder_input_ids = self.shift_right(labels)
+            use_cache = False if self.training else use_cache
+        items = {"num_items_in_batch": kwargs.pop("num_items_in_batch", None)}
+        outputs = self.model(
+            *(input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, past_key_values),
+            *(inputs_embeds, decoder_inputs_embeds),
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden = outputs.last_hidden_state
+        if self.config.scale_decoder_outputs:
+            hidden = hidden * self.config.hidden_size**-0.5
+        loss, logits = self.predict(
+            *(hidden, labels, skip_logits, logits_to_keep, label_smoothing), past=outputs.past_key_values, **items
+        )
+        return Seq2SeqLMOutput(loss=loss, logits=logits, **seq2seq_outputs(outputs))
+
+
+class GenaiT5ClassificationHead(nn.Module):
+    """A projection with tanh, then the classes."""
+
+    def __init__(self, config: GenaiT5Config):
+        super().__init__()
+        self.dense = Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(
+            config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
+        )
+        self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        hidden_states = torch.tanh(self.dense(self.dropout(hidden_states)))
+        return self.out_proj(self.dropout(hidden_states))
+
+
+class GenaiT5ForSequenceClassification(GenaiT5PreTrainedModel):
+    """A label, several labels or a number for the whole text (`config.problem_type`).
+
+    The text goes through encoder and decoder; it is classified from the decoder's vector of its last end-of-text
+    token, as in BART.
+    """
+
+    def __init__(self, config: GenaiT5Config):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = GenaiT5Model(config)
+        self.classification_head = GenaiT5ClassificationHead(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: tuple | ModelOutput | None = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> Seq2SeqSequenceClassifierOutput:
+        """Return logits (B, num_labels).
+
+        Raises:
+            ValueError: if the rows do not have the same number of end-of-text tokens, one at least.
+        """
+        kwargs.pop("num_items_in_batch", None)
+        if input_ids is None:
+            raise ValueError("give input_ids: the text is classified from its end-of-text token, which has to be seen")
+        outputs = self.model(
+            *(input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, None),
+            *(inputs_embeds, decoder_inputs_embeds),
+            use_cache=False if labels is not None else use_cache,
+            **kwargs,
+        )
+        hidden = outputs.last_hidden_state
+        ends = torch.isin(input_ids, torch.as_tensor(self.config.eos_token_id, device=input_ids.device))
+        if not torch.compiler.is_compiling() and not ends.any(1).all():
+            raise ValueError(
+                f"input_ids must hold an end-of-text token ({self.config.eos_token_id}) in each row: the text is"
+                " classified from it"
+            )
+        last = (torch.arange(ends.shape[1], device=ends.device) * ends).argmax(1)  # (B,)
+        logits = self.classification_head(hidden[torch.arange(len(hidden), device=hidden.device), last])
+        loss = None if labels is None else classification_loss(self, logits, labels)
+        return Seq2SeqSequenceClassifierOutput(loss=loss, logits=logits, **seq2seq_outputs(outputs))
+
+
+class GenaiT5ForTokenClassification(GenaiT5PreTrainedModel):
+    """A label for each token, by the encoder alone."""
+
+    def __init__(self, config: GenaiT5Config):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = GenaiT5EncoderModel(config)
+        self.dropout = nn.Dropout(
+            config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
+        )
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> TokenClassifierOutput:
+        """Return logits (B, S, num_labels); labels (B, S) are -100 where none is to be predicted."""
+        items = {"num_items_in_batch": kwargs.pop("num_items_in_batch", None)}
+        outputs = self.model(input_ids, attention_mask, inputs_embeds, **kwargs)
+        logits = self.classifier(self.dropout(outputs.last_hidden_state))
+        loss = None
+        if labels is not None:
+            check_classes(labels, self.num_labels)
+            loss = self.loss_function(logits, labels, self.config, **items)
+        return TokenClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
+
+
+class GenaiT5ForQuestionAnswering(GenaiT5PreTrainedModel):
+    """Where in a text the answer begins and ends, by encoder and decoder."""
+
+    def __init__(self, config: GenaiT5Config):
+        super().__init__(config)
+        self.model = GenaiT5Model(config)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: tuple | ModelOutput | None = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        start_positions: torch.LongTensor | None = None,
+        end_positions: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> Seq2SeqQuestionAnsweringModelOutput:
+        """Return start_logits and end_logits (B, T); start_positions and end_positions are (B,)."""
+        kwargs.pop("num_items_in_batch", None)
+        outputs = self.model(
+            *(input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, None),
+            *(inputs_embeds, decoder_inputs_embeds),
+            use_cache=False if start_positions is not None else use_cache,
+            **kwargs,
+        )
+        start, end = self.qa_outputs(outputs.last_hidden_state).unbind(-1)  # (B, T) each
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = span_loss(start, end, start_positions, end_positions)
+        return Seq2SeqQuestionAnsweringModelOutput(
+            loss=loss, start_logits=start, end_logits=end, **seq2seq_outputs(outputs)
+        )
+
+
+__all__ = [
+    "GenaiT5EncoderModel",
+    "GenaiT5ForConditionalGeneration",
+    "GenaiT5ForQuestionAnswering",
+    "GenaiT5ForSequenceClassification",
+    "GenaiT5ForTokenClassification",
+    "GenaiT5Model",
+    "GenaiT5PreTrainedModel",
+]

@@ -1,0 +1,252 @@
+"""A stack of Transformer layers: what BERT, GPT and both halves of T5 are.
+
+Shapes: B batch, T target and S source length, D hidden size, H heads, E head size.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.cache_utils import Cache, EncoderDecoderCache
+from transformers.masking_utils import (
+    create_bidirectional_mask,
+    create_causal_mask,
+    find_packed_sequence_indices,
+    packed_sequence_mask_function,
+)
+from transformers.utils.output_capturing import OutputRecorder
+
+from .attention import CrossAttention, SelfAttention
+from .base import GenaiPreTrainedModel
+from .blocks import TransformerLayer, make_norm
+from .positions import RelativePositionBias, RotaryEmbedding, positions_from_mask, sinusoidal_positions
+from .seq2seq import check_ids, check_mask
+
+
+class GenaiTransformerPreTrainedModel(GenaiPreTrainedModel):
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["TransformerLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {
+        "hidden_states": TransformerLayer,
+        "attentions": OutputRecorder(SelfAttention, index=1),
+        "cross_attentions": OutputRecorder(CrossAttention, index=1),
+    }
+
+    def _check_and_adjust_attn_implementation(self, attn_implementation, *args, **kwargs) -> str:
+        """Refuse what a score or a position cannot do, before transformers looks for the implementation."""
+        if self.config.attention_type == "additive":
+            if attn_implementation not in (None, "eager"):
+                raise ValueError(
+                    "attention_type='additive' has no fused kernel: attn_implementation must be 'eager', not"
+                    f" {attn_implementation!r}"
+                )
+            attn_implementation = "eager"
+        if self.config.position_embedding_type == "relative_bias" and "flash" in (attn_implementation or ""):
+            raise ValueError(
+                "position_embedding_type='relative_bias' adds to the scores, which flash attention does not allow:"
+                f" attn_implementation must be 'eager', 'sdpa' or 'flex_attention', not {attn_implementation!r}"
+            )
+        return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, nn.Linear) and getattr(module, "_genai_sublayers", 0):
+            init.normal_(module.weight, std=self.config.initializer_range / math.sqrt(module._genai_sublayers))
+
+
+class TransformerStack(GenaiTransformerPreTrainedModel):
+    """Embeddings, layers and the last norm; a family adds its `forward`."""
+
+    def __init__(
+        self,
+        config,
+        num_layers: int,
+        is_causal: bool,
+        cross_attention: bool = False,
+        embed_tokens: bool = True,
+        padding_idx: int | None = None,
+    ):
+        super().__init__(config)
+        self.is_causal = is_causal
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx) if embed_tokens else None
+        kind = config.position_embedding_type
+        self.embed_positions = self.make_positions() if kind == "learned" else None
+        self.rotary_emb = RotaryEmbedding(config) if kind == "rotary" else None
+        self.relative_bias = None
+        if kind == "relative_bias":
+            self.relative_bias = RelativePositionBias(
+                *(config.relative_attention_num_buckets, config.relative_attention_max_distance),
+                *(config.num_attention_heads, is_causal),
+            )
+        self.layers = nn.ModuleList(
+            TransformerLayer(config, index, is_causal, cross_attention) for index in range(num_layers)
+        )
+        pre_norm = config.norm_position == "pre"
+        self.norm = make_norm(config) if pre_norm else None
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.gradient_checkpointing = False
+        if pre_norm:
+            sublayers = num_layers * (3 if cross_attention else 2)
+            for layer in self.layers:
+                ends = [layer.self_attn.o_proj, layer.mlp.down_proj]
+                for proj in [*ends, layer.cross_attn.o_proj] if cross_attention else ends:
+                    proj._genai_sublayers = sublayers
+
+    def make_positions(self) -> nn.Embedding:
+        return nn.Embedding(self.config.max_position_embeddings, self.config.hidden_size)
+
+    def get_input_embeddings(self):
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value):
+        self.embed_tokens = value
+
+    def embed(
+        self,
+        side: str,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        past_key_values: Cache | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return token vectors (B, T, D) with what is added to them for their positions, and the positions (B or 1, T).
+
+        Args:
+            side: what the names of the arguments begin with in messages: "" or "decoder_".
+
+        Raises:
+            ValueError: ids outside the vocabulary, an empty batch, a mask that does not fit or has an all-padding row,
+                more tokens than positions.
+        """
+        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        first = isinstance(past, int) and past == 0
+        ids_name, embeds_name = f"{side}input_ids", f"{side}inputs_embeds"
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError(
+                f"give either {ids_name} or {embeds_name}, not {'neither' if input_ids is None else 'both'}"
+            )
+        if inputs_embeds is None:
+            if self.embed_tokens is None:
+                raise ValueError(
+                    f"this decoder shares the encoder's embeddings and takes {embeds_name}, not {ids_name}"
+                )
+            if first:
+                check_ids(ids_name, input_ids, self.embed_tokens.num_embeddings)
+            inputs_embeds = self.embed_tokens(input_ids)
+        elif inputs_embeds.ndim != 3 or inputs_embeds.shape[2] != self.config.hidden_size or 0 in inputs_embeds.shape:
+            raise ValueError(
+                f"{embeds_name} must be (batch, length, {self.config.hidden_size}), none of them 0, not"
+                f" {tuple(inputs_embeds.shape)}"
+            )
+        batch, length = inputs_embeds.shape[:2]
+        padded = isinstance(attention_mask, Tensor) and attention_mask.ndim == 2
+        if padded and first and attention_mask.shape[1] == length:  # a longer one has room for a prefix (PEFT)
+            check_mask(f"{side}attention_mask", attention_mask, batch, length)
+        kind = self.config.position_embedding_type
+        if position_ids is None:
+            # rotary and relative positions mean the same wherever a text begins
+            if padded and kind in ("learned", "sinusoidal") and attention_mask.shape[1] >= length:
+                position_ids = positions_from_mask(attention_mask, length)
+            else:
+                position_ids = torch.arange(length, device=inputs_embeds.device).unsqueeze(0) + past
+        if kind == "learned":
+            room = self.config.max_position_embeddings - getattr(self.config, "position_offset", 0)
+            if first and length > room and not torch.compiler.is_compiling():
+                raise ValueError(
+                    f"{ids_name} has {length} tokens, more than the {room} positions (max_position_embeddings) of this"
+                    " model: cut the text"
+                )
+            inputs_embeds = inputs_embeds + self.embed_positions(position_ids)
+        elif kind == "sinusoidal":
+            scaled = inputs_embeds * math.sqrt(self.config.hidden_size)
+            inputs_embeds = scaled + sinusoidal_positions(position_ids, self.config.hidden_size).to(scaled.dtype)
+        return inputs_embeds, position_ids
+
+    def masks(
+        self,
+        hidden: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        past_key_values: Cache | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the mask as the attention implementation wants it, and the position bias that is not in it yet."""
+        has_bias = self.relative_bias is not None
+        arguments = {"config": self.config, "inputs_embeds": hidden, "attention_mask": attention_mask}
+        # an empty cache would hide from transformers that rows are packed
+        empty = past_key_values is None or (not torch.compiler.is_compiling() and cache_is_empty(past_key_values))
+        if self.is_causal:
+            mask = create_causal_mask(
+                **arguments,
+                past_key_values=None if empty else getattr(past_key_values, "self_attention_cache", past_key_values),
+                position_ids=position_ids,
+                allow_is_causal_skip=not has_bias,
+            )
+        else:
+            packed = None
+            if attention_mask is None and position_ids is not None and not torch.compiler.is_compiling():
+                packed = find_packed_sequence_indices(position_ids.expand(len(hidden), -1))
+            mask = create_bidirectional_mask(
+                **arguments,
+                and_mask_function=None if packed is None else packed_sequence_mask_function(packed),
+            )
+        if not has_bias:
+            return mask, None
+        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        keys = mask.shape[-1] if mask is not None else past + hidden.shape[1]
+        bias = self.relative_bias(hidden.shape[1], keys, past).to(hidden.dtype)
+        if self.config._attn_implementation not in ("eager", "sdpa"):
+            return mask, bias
+        # one tensor for all layers, where the interface would add the two up in each
+        if mask is None:
+            return bias, None
+        if mask.dtype == torch.bool:
+            return torch.where(mask, bias, torch.finfo(bias.dtype).min), None
+        return mask + bias, None
+
+    def run(
+        self,
+        hidden: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        **kwargs,
+    ) -> Tensor:
+        """Run the layers over embedded tokens (B, T, D) -> (B, T, D)."""
+        mask, bias = self.masks(hidden, attention_mask, position_ids, past_key_values)
+        if encoder_hidden_states is not None:
+            encoder_attention_mask = create_bidirectional_mask(
+                config=self.config,
+                inputs_embeds=hidden,
+                attention_mask=encoder_attention_mask,
+                encoder_hidden_states=encoder_hidden_states,
+            )
+        angles = None if self.rotary_emb is None else self.rotary_emb(hidden, position_ids)
+        for layer in self.layers:
+            hidden = layer(
+                hidden,
+                bias,
+                encoder_hidden_states,
+                attention_mask=mask,
+                encoder_attention_mask=encoder_attention_mask,
+                position_embeddings=angles,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+        return hidden if self.norm is None else self.norm(hidden)
+
+
+def cache_is_empty(cache: Cache) -> bool:
+    """Whether a cache that grows with the text has seen none of it yet."""
+    own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+    length = own.get_seq_length()
+    return isinstance(length, int) and length == 0 and not own.is_compileable
