@@ -81,7 +81,7 @@ def attend(scores: Tensor, value: Tensor, mask: Tensor | None = None, dropout: f
         dropout: probability, 0-1, of leaving a key out.
 
     Returns:
-        context (..., T, D), and weights (..., T, S), which sum to 1 over S (before dropout); the softmax is computed in
+        context (..., T, D), and weights (..., T, S), which sum to 1 over S before dropout; the softmax is in
         float32 at least.
     """
     if mask is not None:

@@ -3,6 +3,9 @@
 Shapes: B batch, T length, D hidden size, V vocabulary.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
@@ -15,6 +18,10 @@ class LanguageModelHead:
     """For a `PreTrainedModel` with an `lm_head`: logits and loss, the one without the other where that is cheaper."""
 
     lm_head: nn.Module
+    # of the PreTrainedModel that this is mixed into
+    config: Any
+    training: bool
+    loss_function: Callable
 
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head

@@ -7,6 +7,8 @@ Shapes: B batch, T length, D hidden size, H heads, V vocabulary. Read from the b
 transformer_stack.py and blocks.py.
 """
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin
@@ -89,7 +91,7 @@ class GenaiGPTForCausalLM(LanguageModelHead, GenaiGPTPreTrainedModel, Generation
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
-    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
+    _pp_plan: ClassVar[dict[str, Any]] = {"lm_head": (["hidden_states"], ["logits"])}
     _fsdp_plan = {"lm_head": "keep_full_weight"}
 
     def __init__(self, config: GenaiGPTConfig):

@@ -116,7 +116,7 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
         position_ids: Tensor | None,
         past_key_values: Cache | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return token vectors (B, T, D) with what is added to them for their positions, and the positions (B or 1, T).
+        """Return token vectors (B, T, D), positions added where they are vectors, and the positions (B or 1, T).
 
         Args:
             side: what the names of the arguments begin with in messages: "" or "decoder_".
