@@ -1,0 +1,71 @@
+"""Tagging: a label for each word of a text."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+
+def align(words: Sequence[int | None], tags: Sequence[int], all_pieces: bool = False) -> list[int]:
+    """Return a label for each token: that of its word at the word's first token, -100 elsewhere.
+
+    With the words [None, 0, 1, 1, None] of five tokens and the tags [3, 5]: [-100, 3, 5, -100, -100]; with
+    `all_pieces`: [-100, 3, 5, 5, -100].
+    """
+    labels, before = [], None
+    for word in words:
+        labels.append(-100 if word is None or (word == before and not all_pieces) else tags[word])
+        before = word
+    return labels
+
+
+def tokenize_words(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    names: Sequence[str],
+    word_column: str = "tokens",
+    tag_column: str = "tags",
+    max_length: int | None = None,
+    all_pieces: bool = False,
+) -> Dataset:
+    """Turn lists of words and their tags into `input_ids` and `labels`.
+
+    A word's tag stands at its first token, so that each word counts once, however many pieces it has.
+
+    Args:
+        dataset: with the columns named; each row has as many tags as words.
+        tokenizer: a fast one, which knows the word of each token.
+        names: of all tags, in the order of their numbers.
+        max_length: in ids; longer texts are cut. None: the tokenizer's limit.
+        all_pieces: label each token of a word.
+
+    Raises:
+        ValueError: a column that is not there, a row with more tags than words or fewer, an unknown tag, or a slow
+            tokenizer.
+    """
+    if missing := [column for column in (word_column, tag_column) if column not in dataset.column_names]:
+        raise ValueError(
+            f"dataset has no column {', '.join(missing)}; it has {', '.join(dataset.column_names) or 'none'}"
+        )
+    if not tokenizer.is_fast:
+        raise ValueError("tokenizer must be a fast one: a slow one does not say which word a token comes from")
+    numbers = {name: number for number, name in enumerate(names)}
+
+    def tokenize(batch: dict[str, list], rows: list[int]) -> dict[str, Any]:
+        encoded = tokenizer(
+            batch[word_column], is_split_into_words=True, truncation=True, max_length=max_length, verbose=False
+        )
+        labels = []
+        for place, (words, tags) in enumerate(zip(batch[word_column], batch[tag_column], strict=True)):
+            if len(words) != len(tags):
+                raise ValueError(f"row {rows[place]} has {len(words)} words but {len(tags)} tags")
+            if unknown := [tag for tag in tags if str(tag) not in numbers]:
+                raise ValueError(
+                    f"row {rows[place]}: tag {unknown[0]!r} is none of the {len(names)} known: {', '.join(names)}"
+                )
+            labels.append(align(encoded.word_ids(place), [numbers[str(tag)] for tag in tags], all_pieces))
+        kept = ("input_ids", "attention_mask", "token_type_ids")
+        return {**{name: encoded[name] for name in kept if name in encoded}, "labels": labels}
+
+    return dataset.map(tokenize, batched=True, with_indices=True, remove_columns=dataset.column_names)

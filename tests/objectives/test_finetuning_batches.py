@@ -1,0 +1,154 @@
+"""Dialogue, classification, tagging and question answering: what is learned, and from where."""
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from hf_genai.data import train_tokenizer
+from hf_genai.objectives.classification import label_names, tokenize_texts
+from hf_genai.objectives.dialogue import CHAT_TEMPLATE, tokenize_dialogues
+from hf_genai.objectives.question_answering import best_answers, token_span, tokenize_questions
+from hf_genai.objectives.tagging import align, tokenize_words
+
+CONTEXT = "Gold is a chemical element. It was known in antiquity, and melts at a high temperature."
+
+
+@pytest.fixture
+def tokenizer():
+    made = train_tokenizer([CONTEXT, "Hi there", "What is it?"] * 3, vocab_size=320)
+    return made
+
+
+def say(*turns):
+    roles = ("user", "assistant")
+    return [{"role": roles[place % 2], "content": text} for place, text in enumerate(turns)]
+
+
+def test_only_the_assistants_words_and_their_ends_are_learned(tokenizer):
+    rows, report = tokenize_dialogues(Dataset.from_dict({"messages": [say("Hi", "Gold", "What", "melts")]}), tokenizer)
+    row = rows[0]
+    learned = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label != -100]
+    assert tokenizer.decode(learned) == "Gold</s>melts</s>"
+    assert tokenizer.decode(row["input_ids"]).count("<|user|>") == 2
+    assert all(label in (-100, token) for token, label in zip(row["input_ids"], row["labels"], strict=True))
+    assert tokenizer.chat_template == CHAT_TEMPLATE
+    assert not report
+
+
+def test_long_dialogues_lose_their_oldest_turns_but_not_the_system_message(tokenizer):
+    system = {"role": "system", "content": "Be short."}
+    long = [system, *say("one", "two", "Hi", "Gold")]
+    whole, _ = tokenize_dialogues(Dataset.from_dict({"messages": [long]}), tokenizer)
+    limit = len(whole[0]["input_ids"]) - 1
+    rows, report = tokenize_dialogues(
+        Dataset.from_dict({"messages": [long, say("a", "long " * 200)]}), tokenizer, limit
+    )
+    text = tokenizer.decode(rows[0]["input_ids"])
+    assert "Be short." in text and "Gold" in text and "two" not in text
+    assert dict(report) == {"shortened": 1, "dropped": 1}
+    assert len(rows) == 1
+
+
+def test_templates_that_mark_nothing_and_unknown_roles_are_refused(tokenizer):
+    with pytest.raises(Exception, match="role must be system, user or assistant, not poet"):
+        tokenize_dialogues(
+            Dataset.from_dict({"messages": [[{"role": "poet", "content": "x"}, *say("a", "b")]]}), tokenizer
+        )
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    with pytest.raises(ValueError, match="generation"):
+        tokenize_dialogues(Dataset.from_dict({"messages": [say("a", "b")]}), tokenizer)
+    with pytest.raises(ValueError, match="column messages; it has text"):
+        tokenize_dialogues(Dataset.from_dict({"text": ["a"]}), tokenizer)
+
+
+def test_labels_become_numbers_vectors_or_stay_numbers(tokenizer):
+    texts = {"text": ["Gold", "Hi there"], "label": ["good", "bad"]}
+    names = label_names(texts["label"])
+    assert names == ["bad", "good"]
+    rows = tokenize_texts(Dataset.from_dict(texts), tokenizer, names)
+    assert rows["labels"][:] == [1, 0]
+    assert rows["input_ids"][0] == tokenizer("Gold")["input_ids"]
+    several = tokenize_texts(Dataset.from_dict({"text": ["Gold"], "label": [["good"]]}), tokenizer, names)
+    assert several["labels"][:] == [[0.0, 1.0]]
+    numbers = tokenize_texts(Dataset.from_dict({"text": ["Gold"], "label": [3]}), tokenizer, [])
+    assert numbers["labels"][:] == [3.0]
+
+
+def test_unknown_labels_and_columns_are_named(tokenizer):
+    with pytest.raises(ValueError, match="label 'ugly' in column label is none of the 2 known: bad, good"):
+        tokenize_texts(Dataset.from_dict({"text": ["a"], "label": ["ugly"]}), tokenizer, ["bad", "good"])
+    with pytest.raises(ValueError, match="no column label; it has text, class"):
+        tokenize_texts(Dataset.from_dict({"text": ["a"], "class": ["bad"]}), tokenizer, ["bad"])
+
+
+def test_a_words_tag_stands_at_its_first_piece():
+    assert align([None, 0, 1, 1, None], [3, 5]) == [-100, 3, 5, -100, -100]
+    assert align([None, 0, 1, 1, None], [3, 5], all_pieces=True) == [-100, 3, 5, 5, -100]
+
+
+def test_each_word_is_learned_once_however_many_pieces_it_has(tokenizer):
+    words = {"tokens": [["Gold", "xylophones", "melts"]], "tags": [["NOUN", "NOUN", "VERB"]]}
+    rows = tokenize_words(Dataset.from_dict(words), tokenizer, ["NOUN", "VERB"])
+    assert [label for label in rows[0]["labels"] if label != -100] == [0, 0, 1]
+    assert len(rows[0]["labels"]) == len(rows[0]["input_ids"]) > 4
+    with pytest.raises(ValueError, match="row 0 has 3 words but 1 tags"):
+        tokenize_words(Dataset.from_dict({**words, "tags": [["NOUN"]]}), tokenizer, ["NOUN", "VERB"])
+    with pytest.raises(ValueError, match="row 0: tag 'VERB' is none of the 1 known: NOUN"):
+        tokenize_words(Dataset.from_dict(words), tokenizer, ["NOUN"])
+
+
+def test_characters_become_tokens():
+    offsets = [[-1, -1], [0, 3], [4, 6], [6, 9], [-1, -1]]
+    assert token_span(offsets, 4, 9) == (2, 3)
+    assert token_span(offsets, 0, 3) == (1, 1)
+    assert token_span(offsets, 8, 12) == (0, 0)
+
+
+def questions():
+    return {
+        **{"question": ["What is it?"], "context": [CONTEXT]},
+        **{"answer": ["chemical element"], "answer_start": [CONTEXT.index("chemical")]},
+    }
+
+
+def test_windows_overlap_and_those_without_the_answer_point_to_the_first_token(tokenizer):
+    windows = tokenize_questions(Dataset.from_dict(questions()), tokenizer, max_length=24, stride=6)
+    assert len(windows) > 1
+    assert set(windows["row"]) == {0}
+    found = 0
+    for window in windows:
+        start, end = window["start_positions"], window["end_positions"]
+        if (start, end) == (0, 0):
+            continue
+        found += 1
+        left, right = window["offsets"][start][0], window["offsets"][end][1]
+        assert CONTEXT[left:right].strip() == "chemical element"
+        assert "chemical element" in tokenizer.decode(window["input_ids"][start : end + 1])
+    assert found
+    covered = {
+        place for window in windows for left, right in window["offsets"] if left >= 0 for place in range(left, right)
+    }
+    assert len(covered) >= len(CONTEXT.replace(" ", ""))
+
+
+def test_the_best_answer_is_the_likeliest_span_of_all_windows(tokenizer):
+    windows = tokenize_questions(Dataset.from_dict(questions()), tokenizer, max_length=24, stride=6)
+    length = max(len(ids) for ids in windows["input_ids"])
+    starts, ends = np.zeros((len(windows), length)), np.zeros((len(windows), length))
+    where = next(place for place, window in enumerate(windows) if window["start_positions"])
+    starts[where, windows[where]["start_positions"]] = 5
+    ends[where, windows[where]["end_positions"]] = 4
+    ends[where, 0] = 50  # a token of the question is no answer
+    (answers,) = best_answers([CONTEXT], windows, starts, ends, n_best=3)
+    assert answers[0].text.strip() == "chemical element"
+    assert answers[0].score == 9
+    assert [answer.score for answer in answers] == sorted((answer.score for answer in answers), reverse=True)
+    assert len({(answer.text, answer.start) for answer in answers}) == len(answers)
+
+
+def test_answers_that_do_not_stand_where_they_should_are_refused(tokenizer):
+    wrong = {**questions(), "answer_start": [3]}
+    with pytest.raises(ValueError, match="does not stand at character 3"):
+        tokenize_questions(Dataset.from_dict(wrong), tokenizer)
+    with pytest.raises(ValueError, match="max_length"):
+        tokenize_questions(Dataset.from_dict(questions()), tokenizer, max_length=10, stride=8)
