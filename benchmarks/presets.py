@@ -1,0 +1,165 @@
+"""Classic and modern layout of each family, trained on the same texts for the same processor time.
+
+    python benchmarks/presets.py --train prose.train.parquet --valid prose.valid.parquet --seconds 240
+
+Both layouts of a family have about as many parameters, the same batches in the same order, the same optimiser,
+schedule and seed, and no dropout. They take turns, ten steps each, until each has used up its processor seconds; the
+learning rate follows the share of the seconds used. Losses, in nats per predicted token, are on held-out texts.
+"""
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+from datasets import Dataset
+
+import hf_genai
+from hf_genai.data import train_tokenizer
+from hf_genai.data.packing import pack
+from hf_genai.objectives.causal_lm import CausalLMCollator
+from hf_genai.objectives.masked_lm import MaskedLMCollator
+from hf_genai.objectives.span_corruption import SpanCorruptionCollator, length_before
+
+SIZES = {"vocab_size": 8192, "hidden_size": 256, "num_attention_heads": 4}
+PLAIN = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "activation_dropout_prob": 0.0}
+LENGTH, BATCH, TURN = 128, 8, 10
+FAMILIES = {"gpt": "causal", "bert": "masked", "t5": "span corruption"}
+
+
+def read(path: str) -> list[str]:
+    return (
+        pq.read_table(path).column("text").to_pylist()
+        if path.endswith(".parquet")
+        else Path(path).read_text("utf-8").split("\n\n")
+    )
+
+
+def make_model(family: str, layout: str, tokenizer) -> torch.nn.Module:
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    sizes = {**SIZES, **special, "vocab_size": -(-len(tokenizer) // 64) * 64, "max_position_embeddings": LENGTH}
+    if family == "t5":
+        sizes |= {"encoder_layers": 4, "decoder_layers": 4, "decoder_start_token_id": tokenizer.pad_token_id}
+        config_class, model_class = hf_genai.GenaiT5Config, hf_genai.GenaiT5ForConditionalGeneration
+    elif family == "bert":
+        config_class, model_class = hf_genai.GenaiBertConfig, hf_genai.GenaiBertForMaskedLM
+        sizes |= {"num_hidden_layers": 4}
+    else:
+        config_class, model_class = hf_genai.GenaiGPTConfig, hf_genai.GenaiGPTForCausalLM
+        sizes |= {"num_hidden_layers": 4}
+    torch.manual_seed(0)
+    if layout == "classic":
+        return model_class(config_class.classic(**{**sizes, **PLAIN}))
+    return model_class(config_class(**sizes))
+
+
+def make_batches(family: str, rows: Dataset, tokenizer):
+    """Yield batches for ever, in an order and with draws that depend on nothing but the seed."""
+    collate = {
+        "gpt": CausalLMCollator(tokenizer.pad_token_id),
+        "bert": MaskedLMCollator(tokenizer),
+        "t5": SpanCorruptionCollator(tokenizer),
+    }[family]
+    generator, epoch = torch.Generator().manual_seed(0), 0
+    while True:
+        order = torch.randperm(len(rows), generator=generator).tolist()
+        for start in range(0, len(order) - BATCH + 1, BATCH):
+            examples = [rows[place] for place in order[start : start + BATCH]]
+            if family == "t5":
+                examples = [{"input_ids": example["input_ids"]} for example in examples]
+            state = torch.get_rng_state()
+            torch.manual_seed(epoch * len(order) + start)
+            batch = collate(examples)
+            torch.set_rng_state(state)
+            yield batch
+        epoch += 1
+
+
+class Run:
+    """One model on its way."""
+
+    def __init__(self, family: str, layout: str, rows: Dataset, tokenizer, seconds: float, learning_rate: float):
+        self.model = make_model(family, layout, tokenizer).train()
+        self.batches = make_batches(family, rows, tokenizer)
+        matrices = [p for p in self.model.parameters() if p.ndim > 1]
+        vectors = [p for p in self.model.parameters() if p.ndim < 2]
+        groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
+        self.seconds, self.learning_rate, self.used, self.steps = seconds, learning_rate, 0.0, 0
+
+    def take_turn(self) -> None:
+        for _ in range(TURN):
+            batch = next(self.batches)
+            share = min(self.used / self.seconds, 1.0)
+            warm = min(share / 0.05, 1.0) if share < 0.05 else 1.0
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate * warm * (0.02 + 0.49 * (1 + math.cos(math.pi * share)))
+            started = time.process_time()
+            self.model(**batch).loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.used += time.process_time() - started
+            self.steps += 1
+
+    @torch.no_grad()
+    def evaluate(self, family: str, rows: Dataset, tokenizer) -> float:
+        self.model.eval()
+        batches, total, count = make_batches(family, rows, tokenizer), 0.0, 0
+        for _ in range(max(len(rows) // BATCH, 1)):
+            batch = next(batches)
+            items = int((batch["labels"] != -100).sum())
+            total += self.model(**batch, skip_logits=True).loss.item() * items
+            count += items
+        return total / count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", required=True, help="texts: parquet with a column text, or plain text")
+    parser.add_argument("--valid", required=True)
+    parser.add_argument("--seconds", type=float, default=240, help="processor seconds of training for each model")
+    parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
+    parser.add_argument("--out", help="write the figures to this file, as JSON")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+
+    texts = {name: read(getattr(arguments, name)) for name in ("train", "valid")}
+    tokenizer = train_tokenizer(texts["train"], vocab_size=8192 - 101)
+    tokenizer.add_special_tokens({"mask_token": "<mask>"})
+    tokenizer.add_tokens([f"<extra_id_{number}>" for number in range(100)], special_tokens=True)
+    ids = {
+        name: Dataset.from_dict({"input_ids": tokenizer(own, verbose=False)["input_ids"]})
+        for name, own in texts.items()
+    }
+    results = []
+    for family in arguments.families:
+        rows = {name: pack(own, LENGTH if family != "t5" else length_before(LENGTH))[0] for name, own in ids.items()}
+        runs = {
+            layout: Run(family, layout, rows["train"], tokenizer, arguments.seconds, arguments.learning_rate)
+            for layout in ("classic", "modern")
+        }
+        while any(run.used < run.seconds for run in runs.values()):
+            for run in runs.values():
+                if run.used < run.seconds:
+                    run.take_turn()
+        for layout, run in runs.items():
+            results.append(
+                {
+                    **{"family": family, "objective": FAMILIES[family], "layout": layout, "steps": run.steps},
+                    "parameters": run.model.num_parameters(),
+                    "seconds": round(run.used, 1),
+                    "loss": round(run.evaluate(family, rows["valid"], tokenizer), 4),
+                }
+            )
+            print(results[-1], flush=True)
+    if arguments.out:
+        Path(arguments.out).write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
