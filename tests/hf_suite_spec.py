@@ -4,8 +4,14 @@ A recurrent family appears three times, because the common tests take a family t
 as encoder with classification heads, and as language model.
 """
 
-from suite_spec import Family
+from types import SimpleNamespace
 
+from suite_spec import Family, default_inputs
+
+SMALL = {
+    **{"vocab_size": 99, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 37},
+    **{"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+}
 SIZES = {"vocab_size": 99, "hidden_size": 32, "encoder_layers": 2, "decoder_layers": 2}
 
 
@@ -31,6 +37,15 @@ def check_equal_states(self, one, two):
 PROPERTIES = {"common_properties": ["hidden_size", "num_hidden_layers"]}
 # The common tests ask families whose cache is not keys and values for these two.
 RECURRENT = {"_check_past_key_values_for_generate": check_states, "_check_caches_are_equal": check_equal_states}
+
+
+def started_inputs(tester, config):
+    """The decoder's input begins with its start token: else `generate` puts one before it, of which the mask that the
+    test of continued generation makes knows nothing."""
+    inputs = default_inputs(SimpleNamespace(modality="text", is_encoder_decoder=True), tester, config)
+    inputs["decoder_input_ids"][:, 0] = config.decoder_start_token_id
+    inputs["decoder_attention_mask"][:, 0] = 1
+    return inputs
 
 
 def families():
@@ -74,5 +89,78 @@ def families():
             config_tester=PROPERTIES,
             flags={"has_attentions": False},  # without a source there is nothing to attend to
             override=RECURRENT,
+        ),
+        Family(
+            name="genai_bert",
+            kind="encoder",
+            config_class=hf_genai.GenaiBertConfig,
+            config_kwargs={**SMALL, "num_hidden_layers": 2},
+            base=hf_genai.GenaiBertModel,
+            heads={
+                "masked_lm": hf_genai.GenaiBertForMaskedLM,
+                "multiple_choice": hf_genai.GenaiBertForMultipleChoice,
+                "question_answering": hf_genai.GenaiBertForQuestionAnswering,
+                "sequence_classification": hf_genai.GenaiBertForSequenceClassification,
+                "token_classification": hf_genai.GenaiBertForTokenClassification,
+            },
+        ),
+        Family(
+            name="genai_bert_classic",
+            kind="encoder",
+            config_class=hf_genai.GenaiBertConfig,
+            config_kwargs=SMALL,
+            config_fn=lambda: hf_genai.GenaiBertConfig.classic(**SMALL, num_hidden_layers=2, type_vocab_size=16),
+            base=hf_genai.GenaiBertModel,
+            heads={
+                "masked_lm": hf_genai.GenaiBertForMaskedLM,
+                "multiple_choice": hf_genai.GenaiBertForMultipleChoice,
+                "question_answering": hf_genai.GenaiBertForQuestionAnswering,
+                "sequence_classification": hf_genai.GenaiBertForSequenceClassification,
+                "token_classification": hf_genai.GenaiBertForTokenClassification,
+            },
+        ),
+        Family(
+            name="genai_gpt",
+            kind="decoder",
+            config_class=hf_genai.GenaiGPTConfig,
+            config_kwargs={**SMALL, "num_hidden_layers": 2},
+            base=hf_genai.GenaiGPTModel,
+            heads={
+                "causal_lm": hf_genai.GenaiGPTForCausalLM,
+                "question_answering": hf_genai.GenaiGPTForQuestionAnswering,
+                "sequence_classification": hf_genai.GenaiGPTForSequenceClassification,
+                "token_classification": hf_genai.GenaiGPTForTokenClassification,
+            },
+            # Rotary positions have no longest text, but the text-generation test wants one of all models that are not
+            # in a list of names.
+            pipeline_config_kwargs={"position_embedding_type": "learned"},
+        ),
+        Family(
+            name="genai_t5",
+            kind="encoder-decoder",
+            config_class=hf_genai.GenaiT5Config,
+            config_kwargs={**SMALL, "encoder_layers": 2, "decoder_layers": 2},
+            base=hf_genai.GenaiT5Model,
+            heads={
+                "seq2seq_lm": hf_genai.GenaiT5ForConditionalGeneration,
+                "question_answering": hf_genai.GenaiT5ForQuestionAnswering,
+                "sequence_classification": hf_genai.GenaiT5ForSequenceClassification,
+            },
+            inputs=started_inputs,
+            skip={
+                f"test_model_rope_scaling_from_config_{name}": (
+                    "scales get_text_config(decoder=True), which is a copy where an encoder-decoder has one"
+                    " configuration for both sides: tests/models/test_positions.py scales the configuration itself"
+                )
+                for name in ("0_linear", "1_dynamic", "2_yarn")
+            },
+        ),
+        Family(
+            name="genai_t5_encoder",
+            kind="encoder",
+            config_class=hf_genai.GenaiT5Config,
+            config_kwargs={**SMALL, "encoder_layers": 2, "decoder_layers": 2},
+            base=hf_genai.GenaiT5EncoderModel,
+            heads={"token_classification": hf_genai.GenaiT5ForTokenClassification},
         ),
     ]

@@ -7,6 +7,8 @@ Shapes: B batch, T length, D hidden size, H heads, V vocabulary. Read from the b
 transformer_stack.py and blocks.py.
 """
 
+from typing import Unpack
+
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import (
@@ -17,6 +19,7 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
@@ -80,7 +83,7 @@ class GenaiBertModel(GenaiBertPreTrainedModel, TransformerStack):
         token_type_ids: torch.LongTensor | None = None,
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """Read a text.
 
@@ -158,7 +161,7 @@ class GenaiBertForMaskedLM(LanguageModelHead, GenaiBertPreTrainedModel):
         labels: torch.LongTensor | None = None,
         skip_logits: bool | None = None,
         label_smoothing: float = 0.0,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
         """Predict the token at each place of (B, T) ids.
 
@@ -214,7 +217,7 @@ class GenaiBertForSequenceClassification(GenaiBertClassifier):
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
         """Return logits (B, num_labels)."""
         kwargs.pop("num_items_in_batch", None)
@@ -239,7 +242,7 @@ class GenaiBertForTokenClassification(GenaiBertClassifier):
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput:
         """Return logits (B, T, num_labels); labels (B, T) are -100 where none is to be predicted."""
         items = {"num_items_in_batch": kwargs.pop("num_items_in_batch", None)}
@@ -271,7 +274,7 @@ class GenaiBertForQuestionAnswering(GenaiBertPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         start_positions: torch.LongTensor | None = None,
         end_positions: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> QuestionAnsweringModelOutput:
         """Return start_logits and end_logits (B, T); start_positions and end_positions are (B,)."""
         kwargs.pop("num_items_in_batch", None)
@@ -298,7 +301,7 @@ class GenaiBertForMultipleChoice(GenaiBertClassifier):
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MultipleChoiceModelOutput:
         """Return logits (B, C) for C choices, given as ids (B, C, T); labels (B,) are 0 to C - 1."""
         kwargs.pop("num_items_in_batch", None)

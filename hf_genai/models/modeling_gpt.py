@@ -7,7 +7,7 @@ Shapes: B batch, T length, D hidden size, H heads, V vocabulary. Read from the b
 transformer_stack.py and blocks.py.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutputWithPast,
     TokenClassifierOutput,
 )
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -55,7 +56,7 @@ class GenaiGPTModel(GenaiGPTPreTrainedModel, TransformerStack):
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         use_cache: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Read T new tokens.
 
@@ -116,7 +117,7 @@ class GenaiGPTForCausalLM(LanguageModelHead, GenaiGPTPreTrainedModel, Generation
         skip_logits: bool | None = None,
         label_smoothing: float = 0.0,
         shift_labels: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithCrossAttentions:
         """Predict each next token of (B, T) ids.
 
@@ -169,7 +170,7 @@ class GenaiGPTForSequenceClassification(GenaiGPTPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutputWithPast:
         """Return logits (B, num_labels), read off the last real token of each row (B, T).
 
@@ -213,7 +214,7 @@ class GenaiGPTForTokenClassification(GenaiGPTPreTrainedModel):
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput:
         """Return logits (B, T, num_labels); labels (B, T) are -100 where none is to be predicted."""
         items = {"num_items_in_batch": kwargs.pop("num_items_in_batch", None)}
@@ -246,7 +247,7 @@ class GenaiGPTForQuestionAnswering(GenaiGPTPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         start_positions: torch.LongTensor | None = None,
         end_positions: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> QuestionAnsweringModelOutput:
         """Return start_logits and end_logits (B, T); start_positions and end_positions are (B,)."""
         kwargs.pop("num_items_in_batch", None)

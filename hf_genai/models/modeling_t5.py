@@ -7,6 +7,8 @@ Shapes: B batch, T target and S source length, D hidden size, H heads, V vocabul
 layers are in transformer_stack.py and blocks.py.
 """
 
+from typing import Unpack
+
 import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin
@@ -20,7 +22,7 @@ from transformers.modeling_outputs import (
     Seq2SeqSequenceClassifierOutput,
     TokenClassifierOutput,
 )
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
@@ -71,7 +73,7 @@ class GenaiT5Encoder(GenaiT5PreTrainedModel, TransformerStack):
         input_ids: torch.LongTensor | None = None,
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         """Encode token ids (B, S), or their vectors inputs_embeds (B, S, D); returns (B, S, D)."""
         hidden, position_ids = self.embed("", input_ids, inputs_embeds, attention_mask, None)
@@ -105,7 +107,7 @@ class GenaiT5Decoder(GenaiT5PreTrainedModel, TransformerStack):
         inputs_embeds: Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         use_cache: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Run over the vectors of T new tokens, inputs_embeds (B, T, D).
 
@@ -148,7 +150,7 @@ class GenaiT5Model(GenaiT5PreTrainedModel):
         inputs_embeds: Tensor | None = None,
         decoder_inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqModelOutput:
         """Encode, then decode.
 
@@ -219,7 +221,7 @@ class GenaiT5EncoderModel(GenaiT5PreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         """(B, S) -> last_hidden_state (B, S, D)."""
         return self.encoder(input_ids, attention_mask, inputs_embeds, return_dict=True, **kwargs)
@@ -262,7 +264,7 @@ class GenaiT5ForConditionalGeneration(LanguageModelHead, GenaiT5PreTrainedModel,
         logits_to_keep: int | Tensor = 0,
         skip_logits: bool | None = None,
         label_smoothing: float = 0.0,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqLMOutput:
         """As `GenaiT5Model`, and predict the next token.
 
@@ -314,7 +316,7 @@ class GenaiT5ForSequenceClassification(GenaiT5PreTrainedModel):
     """A label, several labels or a number for the whole text (`config.problem_type`).
 
     The text goes through encoder and decoder; it is classified from the decoder's vector of its last end-of-text
-    token, as in BART.
+    token, as in BART. Where the text comes as inputs_embeds, that is taken to be the last real token of each row.
     """
 
     def __init__(self, config: GenaiT5Config):
@@ -336,16 +338,14 @@ class GenaiT5ForSequenceClassification(GenaiT5PreTrainedModel):
         decoder_inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqSequenceClassifierOutput:
         """Return logits (B, num_labels).
 
         Raises:
-            ValueError: if the rows do not have the same number of end-of-text tokens, one at least.
+            ValueError: if a row has no end-of-text token.
         """
         kwargs.pop("num_items_in_batch", None)
-        if input_ids is None:
-            raise ValueError("give input_ids: the text is classified from its end-of-text token, which has to be seen")
         outputs = self.model(
             *(input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, None),
             *(inputs_embeds, decoder_inputs_embeds),
@@ -353,7 +353,12 @@ class GenaiT5ForSequenceClassification(GenaiT5PreTrainedModel):
             **kwargs,
         )
         hidden = outputs.last_hidden_state
-        ends = torch.isin(input_ids, torch.as_tensor(self.config.eos_token_id, device=input_ids.device))
+        if input_ids is not None:
+            ends = torch.isin(input_ids, torch.as_tensor(self.config.eos_token_id, device=input_ids.device))
+        elif attention_mask is not None:
+            ends = attention_mask.bool()
+        else:
+            ends = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
         if not torch.compiler.is_compiling() and not ends.any(1).all():
             raise ValueError(
                 f"input_ids must hold an end-of-text token ({self.config.eos_token_id}) in each row: the text is"
@@ -385,7 +390,7 @@ class GenaiT5ForTokenClassification(GenaiT5PreTrainedModel):
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput:
         """Return logits (B, S, num_labels); labels (B, S) are -100 where none is to be predicted."""
         items = {"num_items_in_batch": kwargs.pop("num_items_in_batch", None)}
@@ -420,7 +425,7 @@ class GenaiT5ForQuestionAnswering(GenaiT5PreTrainedModel):
         start_positions: torch.LongTensor | None = None,
         end_positions: torch.LongTensor | None = None,
         use_cache: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqQuestionAnsweringModelOutput:
         """Return start_logits and end_logits (B, T); start_positions and end_positions are (B,)."""
         kwargs.pop("num_items_in_batch", None)
