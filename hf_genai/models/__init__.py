@@ -13,6 +13,8 @@ Shared, from small to large:
     configuration_transformer.py    the fields that their configurations share
     heads.py                  logits and losses on top of a model, and the checks of labels
     matmul.py                 matrix products, by oneDNN where that is faster
+    packed_linear.py          linear maps laid out for a few rows
+    token_step.py             one more token a row: the layers of a stack, as decoding runs them
     linear_cross_entropy.py   head and loss over a large vocabulary, in chunks
     fast_path.py              when a kernel may stand in for its plain twin
     recurrence.py             GRU and LSTM over all steps, with and without attention in the loop: the plain loops

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from .linear_cross_entropy import linear_cross_entropy
+from .matmul import Linear
 from .seq2seq import check_ids, weight_and_bias
+from .token_step import hooked, step_of
 
 
 class LanguageModelHead:
@@ -31,7 +33,10 @@ class LanguageModelHead:
 
     def score(self, hidden: Tensor, past: Cache | None) -> Tensor:
         """Return the logits (B, T, V) of (B, T, D)."""
-        return self.lm_head(hidden)
+        step = step_of(past) if hidden.shape[1] == 1 and type(self.lm_head) is Linear else None
+        if step is None or hooked(self.lm_head) or torch.is_grad_enabled():
+            return self.lm_head(hidden)
+        return step.score(hidden[:, 0], self.lm_head).unsqueeze(1)
 
     def predict(
         self,

@@ -22,6 +22,7 @@ from .base import GenaiPreTrainedModel
 from .blocks import TransformerLayer, make_norm
 from .positions import RelativePositionBias, RotaryEmbedding, positions_from_mask, sinusoidal_positions
 from .seq2seq import check_ids, check_mask
+from .token_step import cached_step
 
 
 class GenaiTransformerPreTrainedModel(GenaiPreTrainedModel):
@@ -221,7 +222,12 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
         **kwargs,
     ) -> Tensor:
         """Run the layers over embedded tokens (B, T, D) -> (B, T, D)."""
-        mask, bias = self.masks(hidden, attention_mask, position_ids, past_key_values)
+        with_source = encoder_hidden_states is not None
+        step = None if kwargs else cached_step(self.layers, self.config, hidden, past_key_values, with_source)
+        if step is not None and attention_mask is None and self.relative_bias is None:
+            mask = bias = None  # one new token a row sees all before it
+        else:
+            mask, bias = self.masks(hidden, attention_mask, position_ids, past_key_values)
         if encoder_hidden_states is not None:
             encoder_attention_mask = create_bidirectional_mask(
                 config=self.config,
@@ -230,6 +236,10 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
                 encoder_hidden_states=encoder_hidden_states,
             )
         angles = None if self.rotary_emb is None else self.rotary_emb(hidden, position_ids)
+        if step is not None:
+            flat = None if angles is None else (angles[0][:, 0], angles[1][:, 0])
+            hidden = step.run(hidden[:, 0], flat, past_key_values, mask, encoder_attention_mask, with_source)
+            return (hidden if self.norm is None else self.norm(hidden)).unsqueeze(1)
         for layer in self.layers:
             hidden = layer(
                 hidden,

@@ -1,0 +1,77 @@
+"""Linear maps laid out for a few rows: what decoding multiplies by, over and over, with the same weights.
+
+With a few rows a product takes about as long as reading its matrix, so the layout decides: oneDNN's own blocks for
+several rows (torch's entry to them is private: it is used only where it exists and has once given the right product),
+the transposed matrix for one row that becomes wider. Each layout is a copy of the weight, made when first needed.
+"""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# activation -> what oneDNN calls it, and its variant
+FUSED = {"relu": ("relu", ""), "gelu": ("gelu", "none"), "gelu_pytorch_tanh": ("gelu", "tanh"), "silu": ("swish", "")}
+PLAIN = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_pytorch_tanh": functools.partial(F.gelu, approximate="tanh"),
+    "silu": F.silu,
+}
+# oneDNN chooses its blocks for a number of rows; these serve from 2 rows to hundreds
+TYPICAL_ROWS = 32
+
+
+@functools.cache
+def packing_works(dtype: torch.dtype) -> bool:
+    """Whether oneDNN's packed product exists here for a dtype, with each activation, and is right."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    try:
+        if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return False
+        x = torch.linspace(-1, 1, 96).view(4, 24).to(dtype)
+        weight = torch.linspace(-2, 1, 24 * 64).view(64, 24).to(dtype)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS)
+        for name, (kind, variant) in FUSED.items():
+            found = torch.ops.mkldnn._linear_pointwise(x, packed, None, kind, [], variant)
+            wanted = PLAIN[name](F.linear(x.float(), weight.float()))
+            if not torch.allclose(found.float(), wanted, atol=1e-5 if dtype == torch.float32 else 0.1):
+                return False
+        return True
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+
+
+class PackedLinear:
+    """activation(x @ weight.T + bias) for few rows x, outside autograd.
+
+    Args:
+        weight: (M, K), float32 or bfloat16, on the CPU. It must not change while this is in use.
+        bias: (M,) or None.
+        activation: a key of `FUSED`, or None.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, activation: str | None = None):
+        self.weight, self.bias, self.activation = weight.detach(), None if bias is None else bias.detach(), activation
+        self.widens = weight.shape[0] >= weight.shape[1]
+        self.transposed: Tensor | None = None  # (K, M)
+        self.packed: Tensor | None = None  # opaque
+        self.fused = ("none", "") if activation is None else FUSED[activation]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(N, K) -> (N, M)."""
+        one_row = len(x) == 1 and x.dtype == torch.float32
+        if not one_row and torch.backends.mkldnn.enabled and packing_works(x.dtype):
+            if self.packed is None:
+                self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), TYPICAL_ROWS)
+            kind, variant = self.fused
+            return torch.ops.mkldnn._linear_pointwise(x.contiguous(), self.packed, self.bias, kind, [], variant)
+        if one_row and self.widens:
+            if self.transposed is None:
+                self.transposed = self.weight.t().contiguous()
+            x = torch.mm(x, self.transposed) if self.bias is None else torch.addmm(self.bias, x, self.transposed)
+        else:
+            x = F.linear(x, self.weight, self.bias)
+        return x if self.activation is None else PLAIN[self.activation](x)
