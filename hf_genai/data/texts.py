@@ -1,0 +1,251 @@
+"""Load texts, alone or with labels and the like, hold some out, and say where they came from."""
+
+import ast
+import hashlib
+import logging
+import sys
+import sysconfig
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, load_dataset
+
+from .pairs import Provenance
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+BUILT_IN = ("stdlib:prose", "stdlib:code")
+# suffix -> the builder of `datasets` that reads it
+READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
+
+
+@dataclass
+class TextData:
+    """Three datasets of the same columns; what was left out of each, by reason; where it all comes from."""
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+    provenance: Provenance
+    left_out: dict[str, Counter] = field(default_factory=dict)
+
+
+def load_texts(
+    source: str | Path | Sequence[str | Path] = "stdlib:prose",
+    *,
+    columns: Sequence[str] = ("text",),
+    key: str | None = None,
+    validation: float | str | Path = 0.05,
+    test: float | str | Path = 0.05,
+    max_rows: int | None = None,
+    seed: int = 0,
+    config_name: str | None = None,
+    revision: str | None = None,
+    licence: str | None = None,
+    languages: Sequence[str] = (),
+) -> TextData:
+    """Load rows of texts.
+
+    A row is left out, and counted, when its key is `missing`, `empty` (white space) or a `duplicate`, or when it is
+    `held_out` because a later split has it.
+
+    Args:
+        source: one of
+            - "stdlib:prose": the documentation of Python's standard library, from the interpreter's own files;
+            - "stdlib:code": the sources of the standard library;
+            - .csv, .tsv, .jsonl, .parquet file(s), or .txt, whose paragraphs (blank lines between) are the texts;
+            - the name of a dataset on the Hub, or a folder that `datasets.load_dataset` reads.
+        columns: that each row must have; others are dropped.
+        key: the column that says what a row is: no key is in two splits. None: the first of `columns`.
+        validation, test: a share of the rows (0: none), held out by a hash of the key; or a file, or a split of a
+            dataset on the Hub.
+        max_rows: at most so many training rows, drawn with `seed`.
+        config_name, revision: of a dataset on the Hub.
+        licence, languages: of your own files, for the card.
+
+    Raises:
+        ValueError: a source, file, column or split that is not there, a share outside 0 to 1, or no row left.
+    """
+    columns = list(columns)
+    key = key or columns[0]
+    wanted = {"validation": validation, "test": test}
+    for split, value in wanted.items():
+        if not isinstance(value, (str, Path)) and not 0 <= value < 1:
+            raise ValueError(f"{split} must be a share from 0 to below 1, a file or a split, not {value!r}")
+    if isinstance(source, str) and source.startswith("stdlib:"):
+        rows, provenance = _standard_library(source)
+        raw = {"train": rows}
+    else:
+        raw, provenance = _read(source, config_name, revision, licence, languages)
+    for split, value in wanted.items():
+        if isinstance(value, (str, Path)):
+            if value not in raw or value == "train":
+                raw[split] = _read(value, None, None, None, ())[0]["train"]
+            else:
+                raw[split] = raw.pop(str(value))
+            wanted[split] = 0.0
+        elif split in raw:
+            wanted[split] = 0.0
+    nothing = Dataset.from_dict({})
+    data = TextData(nothing, nothing, nothing, provenance)
+    kept: dict[str, Dataset] = {}
+    for split in (name for name in SPLITS if name in raw):
+        if missing := [name for name in {*columns, key} if name not in raw[split].column_names]:
+            raise ValueError(
+                f"{provenance.name}, {split}: no column {', '.join(sorted(missing))}; columns found:"
+                f" {', '.join(raw[split].column_names)}"
+            )
+        kept[split] = _judge(raw[split].select_columns(list(dict.fromkeys([*columns, key]))), key, split, data)
+    kept |= _hold_out(kept["train"], key, wanted)
+    seen: set[str] = set()
+    for split in reversed(SPLITS):  # what is tested on is not trained on
+        rows = kept.get(split, kept["train"].select([]))
+        keys = list(map(str, rows[key]))
+        places = [place for place, text in enumerate(keys) if text not in seen]
+        if len(places) < len(keys):
+            data.left_out.setdefault(split, Counter())["held_out"] += len(keys) - len(places)
+            rows = rows.select(places)
+        seen |= set(keys)
+        kept[split] = rows.select_columns(columns)
+    if max_rows is not None and len(kept["train"]) > max_rows:
+        kept["train"] = kept["train"].shuffle(seed=seed).select(range(max_rows))
+    if not len(kept["train"]):
+        raise ValueError(f"{provenance.name}: no row is left to train on ({_report(data)})")
+    data.train, data.validation, data.test = (kept[split] for split in SPLITS)
+    if any(data.left_out.values()):
+        logger.warning("%s: rows were left out: %s", provenance.name, _report(data))
+    return data
+
+
+def _report(data: TextData) -> str:
+    return "; ".join(
+        f"{split}: " + ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
+        for split, reasons in data.left_out.items()
+        if reasons
+    )
+
+
+def _judge(rows: Dataset, key: str, split: str, data: TextData) -> Dataset:
+    reasons: Counter = data.left_out.setdefault(split, Counter())
+    alone = rows.column_names == [key]  # of labelled rows, several may share a text, and offsets count its spaces
+    kept: dict[str, int] = {}
+    places: list[int] = []
+    for place, value in enumerate(rows[key]):
+        text = "" if value is None else str(value).strip("\n").rstrip()
+        if value is None:
+            reasons["missing"] += 1
+        elif not text.strip():
+            reasons["empty"] += 1
+        elif alone and split == "train" and text in kept:
+            reasons["duplicate"] += 1
+        else:
+            kept[text] = place
+            places.append(place)
+    if alone and split == "train":
+        return Dataset.from_dict({key: list(kept)})
+    return rows if len(places) == len(rows) else rows.select(places)
+
+
+def _hold_out(rows: Dataset, key: str, wanted: dict[str, Any]) -> dict[str, Dataset]:
+    """Deal rows out by a hash of their keys: the same rows on every machine, whatever else is in the set."""
+    places: dict[str, list[int]] = {split: [] for split in SPLITS}
+    for place, value in enumerate(rows[key]):
+        draw = int.from_bytes(hashlib.sha256(str(value).encode("utf-8", "surrogatepass")).digest()[:8]) / 2**64
+        if draw < wanted["test"]:
+            places["test"].append(place)
+        elif draw < wanted["test"] + wanted["validation"]:
+            places["validation"].append(place)
+        else:
+            places["train"].append(place)
+    return {split: rows.select(own) for split, own in places.items() if split == "train" or wanted[split]}
+
+
+def _read(source: Any, config_name, revision, licence, languages) -> tuple[dict[str, Dataset], Provenance]:
+    files = [source] if isinstance(source, (str, Path)) else list(source)
+    paths = [Path(file).expanduser() for file in files]
+    if all(path.suffix.lower() in READERS and not path.is_dir() for path in paths):
+        if missing := [str(path) for path in paths if not path.is_file()]:
+            raise ValueError(f"no such file: {', '.join(missing)} (looked from {Path.cwd()})")
+        kinds = {path.suffix.lower() for path in paths}
+        if len(kinds) > 1:
+            raise ValueError(f"files of one kind are read together, not {', '.join(sorted(kinds))}")
+        (kind,) = kinds
+        options: dict[str, Any] = {".tsv": {"sep": "\t"}, ".txt": {"sample_by": "paragraph"}}.get(kind, {})
+        try:
+            rows = load_dataset(READERS[kind], data_files=[str(path) for path in paths], split="train", **options)
+        except Exception as error:  # whatever the reader raises
+            raise ValueError(f"{', '.join(map(str, paths))} could not be read: {error}") from error
+        name = ", ".join(path.name for path in paths)
+        return {"train": rows}, Provenance(
+            name, f"Texts from {name}.", licence or "not stated", name, tuple(languages)
+        )
+    if len(files) > 1:
+        raise ValueError(
+            f"expected files ending in {', '.join(READERS)}, or one name; got {', '.join(map(str, files))}"
+        )
+    try:
+        splits = load_dataset(str(source), config_name, revision=revision)
+    except Exception as error:
+        raise ValueError(
+            f"source={str(source)!r} is neither built in ({', '.join(BUILT_IN)}) nor a file here, and"
+            f" datasets.load_dataset could not open it: {error}"
+        ) from error
+    assert isinstance(splits, DatasetDict)
+    if "train" not in splits:
+        raise ValueError(f"{source} has no split 'train'; splits found: {', '.join(splits)}")
+    info = splits["train"].info
+    return dict(splits), Provenance(
+        name=str(source),
+        description=info.description.strip() or f"The dataset {source}.",
+        licence=licence or info.license or "not stated",
+        origin=info.homepage or f"{source}, revision {revision or 'newest'}",
+        languages=tuple(languages),
+    )
+
+
+def _standard_library(source: str) -> tuple[Dataset, Provenance]:
+    if source not in BUILT_IN:
+        raise ValueError(f"source={source!r}: unknown; known: {', '.join(BUILT_IN)}")
+    texts = list(_prose() if source == "stdlib:prose" else (text for _, text in _sources()))
+    what = "documentation" if source == "stdlib:prose" else "sources"
+    version = sys.version.split()[0]
+    return Dataset.from_dict({"text": texts}), Provenance(
+        name=f"Python's standard library, {what}",
+        description=f"The {what} of the standard library, read from the interpreter's own files; without its tests.",
+        licence="PSF-2.0",
+        origin=f"Python {version}",
+        languages=("en",),
+    )
+
+
+def _sources() -> Iterator[tuple[Path, str]]:
+    """Yield each source file of the standard library, in the order of their names, without tests and packages."""
+    root = Path(sysconfig.get_path("stdlib"))
+    for path in sorted(root.rglob("*.py")):
+        inside = path.relative_to(root).parts
+        if not {"site-packages", "test", "tests", "idle_test", "lib2to3", "__pycache__"} & set(inside):
+            try:
+                yield path, path.read_text("utf-8")
+            except UnicodeDecodeError:
+                continue
+
+
+def _prose() -> Iterator[str]:
+    """Yield the language reference that `help()` shows, and the documentation of modules, classes and functions."""
+    from pydoc_data.topics import topics
+
+    yield from (topics[name] for name in sorted(topics))
+    for _, text in _sources():
+        try:
+            tree = ast.parse(text)
+        except SyntaxError:
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                documentation = ast.get_docstring(node)
+                if documentation and len(documentation.split()) >= 8:
+                    yield documentation

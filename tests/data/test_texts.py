@@ -1,0 +1,81 @@
+"""Texts: where they come from, which are kept, and that no text is in two splits."""
+
+import json
+
+import pytest
+
+from hf_genai.data.texts import load_texts
+
+
+def write(path, rows):
+    path.write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
+    return path
+
+
+def test_the_interpreters_own_files_are_prose_and_code():
+    prose = load_texts("stdlib:prose")
+    words = sum(len(text.split()) for text in prose.train["text"])
+    assert words > 200_000
+    assert prose.provenance.licence == "PSF-2.0"
+    code = load_texts("stdlib:code")
+    assert any("def wraps(" in text for text in [*code.train["text"], *code.validation["text"], *code.test["text"]])
+    assert len(code.train) > 400
+
+
+def test_texts_are_held_out_by_their_hash_and_stand_in_one_split_only():
+    data = load_texts("stdlib:prose", validation=0.1, test=0.2)
+    sizes = [len(data.train), len(data.validation), len(data.test)]
+    assert sizes[1] / sum(sizes) == pytest.approx(0.1, abs=0.02)
+    assert sizes[2] / sum(sizes) == pytest.approx(0.2, abs=0.02)
+    sets = [set(split["text"]) for split in (data.train, data.validation, data.test)]
+    assert not sets[0] & sets[1] and not sets[0] & sets[2] and not sets[1] & sets[2]
+    again = load_texts("stdlib:prose", validation=0.1, test=0.2)
+    assert again.validation["text"][:] == data.validation["text"][:]
+
+
+def test_paragraphs_of_a_plain_file_are_texts(tmp_path):
+    (tmp_path / "a.txt").write_text("One\ntwo.\n\nThree.\n\nThree.\n", "utf-8")
+    data = load_texts(tmp_path / "a.txt", validation=0, test=0)
+    assert data.train["text"][:] == ["One\ntwo.", "Three."]
+    assert data.left_out["train"]["duplicate"] == 1
+    assert not len(data.validation)
+
+
+def test_labelled_rows_keep_their_columns_and_lose_what_has_no_text(tmp_path):
+    rows = [{"text": f"text {number}", "label": "a", "other": 1} for number in range(40)]
+    path = write(tmp_path / "rows.jsonl", [*rows, {"text": "  ", "label": "b"}, {"text": None, "label": "b"}])
+    data = load_texts(path, columns=["text", "label"], validation=0.2, test=0)
+    assert data.train.column_names == ["text", "label"]
+    assert len(data.train) + len(data.validation) == 40
+    assert dict(data.left_out["train"]) == {"empty": 1, "missing": 1}
+
+
+def test_a_file_of_its_own_to_validate_on_takes_its_texts_out_of_training(tmp_path):
+    train = write(tmp_path / "train.jsonl", [{"text": f"text {number}"} for number in range(10)])
+    valid = write(tmp_path / "valid.jsonl", [{"text": "text 3"}, {"text": "new"}])
+    data = load_texts(train, validation=valid, test=0)
+    assert data.validation["text"][:] == ["text 3", "new"]
+    assert "text 3" not in data.train["text"][:]
+    assert data.left_out["train"]["held_out"] == 1
+
+
+def test_fewer_rows_are_drawn_by_the_seed(tmp_path):
+    path = write(tmp_path / "rows.jsonl", [{"text": f"text {number}"} for number in range(100)])
+    drawn = [load_texts(path, max_rows=10, seed=seed).train["text"][:] for seed in (0, 0, 1)]
+    assert len(drawn[0]) == 10
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"source": "stdlib:poems"}, "known: stdlib:prose, stdlib:code"),
+        ({"source": "nowhere.csv"}, "no such file: nowhere.csv"),
+        ({"columns": ["text", "label"]}, "no column label; columns found: text"),
+        ({"validation": 1.5}, "validation must be a share"),
+        ({"source": ["a.csv", "b.parquet"]}, "no such file"),
+    ],
+)
+def test_what_is_not_there_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        load_texts(**{"source": "stdlib:prose", **options})
