@@ -35,14 +35,15 @@ class FillInTheMiddleCollator:
     """Rearrange some of the texts in each batch, leave the others as they are, and learn all of it causally.
 
     An end token stays at the end: it says that the middle is complete. Of short texts (fewer than 3 tokens) nothing
-    is moved. Draws are from torch's global generator, whose state a checkpoint keeps. Packed rows (`lengths`) are
-    rearranged text by text; a rearranged text has three tokens more, so pack to 3 less a text than the model takes.
+    is moved. Packed rows (`lengths`) are rearranged text by text; a rearranged text has three tokens more, so pack to
+    3 less a text than the model takes.
 
     Args:
         tokenizer: with the special tokens <fim_prefix>, <fim_middle> and <fim_suffix>.
         fim_prob: share of the texts that are rearranged, 0 to 1; the paper's 0.5 costs the causal task nothing.
         spm_prob: share of these in the order suffix, prefix, middle; the others are prefix, suffix, middle.
         pad_to_multiple_of: lengths to round up to.
+        generator: of the draws. None: torch's global one, whose state a checkpoint of Trainer keeps.
 
     Raises:
         ValueError: tokens that the tokenizer lacks, or a probability outside 0 to 1.
@@ -52,6 +53,7 @@ class FillInTheMiddleCollator:
     fim_prob: float = 0.5
     spm_prob: float = 0.5
     pad_to_multiple_of: int | None = None
+    generator: torch.Generator | None = None
 
     def __post_init__(self) -> None:
         vocabulary = self.tokenizer.get_vocab()
@@ -76,12 +78,12 @@ class FillInTheMiddleCollator:
         return {"input_ids": [token for text in texts for token in text], "lengths": [len(text) for text in texts]}
 
     def _draw(self, ids: list[int]) -> list[int]:
-        moved, order = torch.rand(2).tolist()
+        moved, order = torch.rand(2, generator=self.generator).tolist()
         ends = ids[-1:] == [self.tokenizer.eos_token_id]
         ids, end = (ids[:-1], ids[-1:]) if ends else (ids, [])
         if moved >= self.fim_prob or len(ids) < 3:
             return [*ids, *end]
-        first, second = torch.randint(0, len(ids) + 1, (2,)).sort().values.tolist()
+        first, second = torch.randint(0, len(ids) + 1, (2,), generator=self.generator).sort().values.tolist()
         prefix, middle, suffix = self._tokens
         kind = "spm" if order < self.spm_prob else "psm"
         return [*rearrange(ids, (first, second), kind, prefix, middle, suffix), *end]

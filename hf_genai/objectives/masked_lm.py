@@ -25,8 +25,7 @@ class MaskedLMCollator:
         attention_mask    [[1, 1, 1]]        of packed rows, with `lengths`: position_ids [[0, 1, 2]] instead
         labels            [[-100, 6, -100]]
 
-    Each batch is drawn anew, from torch's global generator, whose state a checkpoint keeps. A batch of ordinary
-    length in which chance chose nothing keeps the loss at 0.
+    Each batch is drawn anew. One in which chance chose nothing has the loss 0.
 
     Reference: Devlin et al. (2019), arXiv:1810.04805, section 3.1 and appendix A.1; whole words: the note of May 2019
     in its published code.
@@ -39,6 +38,7 @@ class MaskedLMCollator:
         whole_words: choose all tokens of a word together. Examples then need `word_ids` (a number for each token,
             equal within a word, -1 for special tokens), which `word_ids` here makes.
         pad_to_multiple_of: lengths to round up to.
+        generator: of the draws. None: torch's global one, whose state a checkpoint of Trainer keeps.
 
     Raises:
         ValueError: a tokenizer without mask token, or probabilities that are none.
@@ -50,6 +50,7 @@ class MaskedLMCollator:
     random_prob: float = 0.1
     whole_words: bool = False
     pad_to_multiple_of: int | None = None
+    generator: torch.Generator | None = None
 
     def __post_init__(self) -> None:
         if self.tokenizer.mask_token_id is None:
@@ -77,11 +78,11 @@ class MaskedLMCollator:
             eligible = real & (special == 0)
         chosen = self._choose_words(examples, eligible) if self.whole_words else self._choose(eligible)
         labels = torch.where(chosen, ids, -100)
-        draw = torch.rand(ids.shape)
+        draw = torch.rand(ids.shape, generator=self.generator)
         masked = chosen & (draw < self.replace_prob)
         random = chosen & (draw >= self.replace_prob) & (draw < self.replace_prob + self.random_prob)
         ids = torch.where(masked, self.tokenizer.mask_token_id, ids)
-        others = self._ordinary[torch.randint(len(self._ordinary), ids.shape)]
+        others = self._ordinary[torch.randint(len(self._ordinary), ids.shape, generator=self.generator)]
         batch = {"input_ids": torch.where(random, others, ids), "labels": labels}
         if any("lengths" in example for example in examples):
             lengths = [example.get("lengths") or [len(example["input_ids"])] for example in examples]
@@ -92,14 +93,14 @@ class MaskedLMCollator:
         return batch
 
     def _choose(self, eligible: Tensor) -> Tensor:
-        return eligible & (torch.rand(eligible.shape) < self.mask_prob)
+        return eligible & (torch.rand(eligible.shape, generator=self.generator) < self.mask_prob)
 
     def _choose_words(self, examples: list[dict[str, Any]], eligible: Tensor) -> Tensor:
         if missing := [place for place, example in enumerate(examples) if "word_ids" not in example]:
             raise ValueError(f"whole_words=True needs word_ids in each example; example {missing[0]} has none")
         words = pad([list(example["word_ids"]) for example in examples], -1)
         words = torch.nn.functional.pad(words, (0, eligible.shape[1] - words.shape[1]), value=-1)
-        draw = torch.rand(len(words), int(words.max()) + 2)
+        draw = torch.rand(len(words), int(words.max()) + 2, generator=self.generator)
         return eligible & (words >= 0) & (draw.gather(1, words.clamp(min=0)) < self.mask_prob)
 
 

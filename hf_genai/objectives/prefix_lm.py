@@ -23,18 +23,19 @@ class PrefixLMCollator:
                              [1, 1, 1, 1]]]]
         position_ids      [[0, 1, 2, 3]]
 
-    An example may bring the number of its first tokens that are prefix, as `prefix_length`. Draws are from torch's
-    global generator, whose state a checkpoint keeps.
+    An example may bring the number of its first tokens that are prefix, as `prefix_length`.
 
     Reference: Raffel et al. (2020), arXiv:1910.10683, section 3.2.1 (the mask) and 3.1 (the random cut).
 
     Args:
         pad_token_id: fills up the rows.
         pad_to_multiple_of: lengths to round up to.
+        generator: of the draws. None: torch's global one, whose state a checkpoint of Trainer keeps.
     """
 
     pad_token_id: int
     pad_to_multiple_of: int | None = None
+    generator: torch.Generator | None = None
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
         if not examples:
@@ -45,7 +46,7 @@ class PrefixLMCollator:
             if len(text) < 2:
                 raise ValueError(f"a text must have at least two tokens, not {len(text)} (example {place})")
             prefix = example.get("prefix_length")
-            prefix = int(torch.randint(1, len(text), ())) if prefix is None else prefix
+            prefix = int(torch.randint(1, len(text), (), generator=self.generator)) if prefix is None else prefix
             if not 0 < prefix < len(text):
                 raise ValueError(
                     f"prefix_length must be from 1 to {len(text) - 1}, so that something is left, not {prefix}"

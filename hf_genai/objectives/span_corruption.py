@@ -52,15 +52,17 @@ def length_before(input_length: int, noise_density: float = 0.15, mean_span_leng
     return length
 
 
-def random_spans(length: int, noise_density: float, mean_span_length: float) -> list[int]:
-    """Return the lengths of text and noise in turns, text first: [4, 3, 10, 2, ...]; drawn by torch's generator.
+def random_spans(
+    length: int, noise_density: float, mean_span_length: float, generator: torch.Generator | None = None
+) -> list[int]:
+    """Return the lengths of text and noise in turns, text first: [4, 3, 10, 2, ...].
 
     All ways to cut so many tokens into so many spans are equally likely, of the noise and of the text between.
     """
     noise, spans = noise_and_spans(length, noise_density, mean_span_length)
 
     def cut(total: int) -> list[int]:
-        places = (torch.randperm(total - 1)[: spans - 1] + 1).sort().values.tolist()
+        places = (torch.randperm(total - 1, generator=generator)[: spans - 1] + 1).sort().values.tolist()
         return [end - start for start, end in zip([0, *places], [*places, total], strict=True)]
 
     return [part for pair in zip(cut(length - noise), cut(noise), strict=True) for part in pair]
@@ -95,8 +97,7 @@ class SpanCorruptionCollator:
         labels            [[99, 12, 13, 1]]
 
     The end token that a text comes with is dropped first, as input and target get their own. A text begins with text
-    and ends with noise, as in T5's published code. Draws are from torch's global generator, whose state a checkpoint
-    keeps.
+    and ends with noise, as in T5's published code.
 
     Reference: Raffel et al. (2020), arXiv:1910.10683, sections 3.1.4 and 3.3.4, `random_spans_noise_mask` of the
     published code.
@@ -106,6 +107,7 @@ class SpanCorruptionCollator:
         noise_density: share of the tokens that are taken out.
         mean_span_length: tokens of a span, on average.
         pad_to_multiple_of: lengths to round up to.
+        generator: of the draws. None: torch's global one, whose state a checkpoint of Trainer keeps.
 
     Raises:
         ValueError: no sentinels, probabilities that are none, a text of fewer than two tokens, or one with more spans
@@ -116,6 +118,7 @@ class SpanCorruptionCollator:
     noise_density: float = 0.15
     mean_span_length: float = 3.0
     pad_to_multiple_of: int | None = None
+    generator: torch.Generator | None = None
 
     def __post_init__(self) -> None:
         self._sentinels = sentinel_ids(self.tokenizer)
@@ -135,7 +138,7 @@ class SpanCorruptionCollator:
             ids = ids[:-1] if ids[-1:] == [end] else ids
             if len(ids) < 2:
                 raise ValueError(f"a text must have at least two tokens besides the end token, not {len(ids)}: {ids}")
-            parts = random_spans(len(ids), self.noise_density, self.mean_span_length)
+            parts = random_spans(len(ids), self.noise_density, self.mean_span_length, self.generator)
             if len(parts) // 2 > len(self._sentinels):
                 raise ValueError(
                     f"a text of {len(ids)} tokens has {len(parts) // 2} spans, but the tokenizer only"
