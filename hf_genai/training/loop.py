@@ -1,0 +1,278 @@
+"""The training loop of the pretraining recipe, on Accelerate: one process on a laptop or many on GPUs, the same loop.
+
+A step's batch, and whatever is drawn for it, depends on the seed and the step's number alone. So a run that was
+stopped goes on where it was, bit by bit, and two processes see the very batches that one sees.
+"""
+
+import json
+import logging
+import math
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import tqdm
+from datasets import Dataset
+from torch import Tensor
+from transformers import get_scheduler
+
+from .optim import make_optimizer
+from .trainer import StopOnSignal, TrainingInterrupted
+
+logger = logging.getLogger(__name__)
+
+Batch = dict[str, Tensor]
+
+
+@dataclass
+class LoopOptions:
+    """How long, how fast, and how often to look.
+
+    A step's batch has per_device_batch_size x gradient_accumulation_steps x processes rows.
+    """
+
+    output_dir: str
+    max_steps: int
+    per_device_batch_size: int = 8
+    gradient_accumulation_steps: int = 1
+    learning_rate: float = 1e-3
+    lr_scheduler_type: str = "cosine"
+    warmup_steps: int = 0
+    weight_decay: float = 0.1
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    max_grad_norm: float = 1.0
+    mixed_precision: str = "no"
+    eval_steps: int = 0
+    save_steps: int = 0
+    logging_steps: int = 10
+    seed: int = 42
+
+
+@dataclass
+class History:
+    """What a run was like: loss of each step, held-out loss at each evaluation (nats per token), and its cost."""
+
+    losses: list[float] = field(default_factory=list)
+    evaluations: dict[int, float] = field(default_factory=dict)
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+class Batches:
+    """The batch of each step: rows shuffled anew each epoch, collated in a thread while the model works."""
+
+    def __init__(self, rows: Dataset, collate: Callable[[list[dict]], Batch], batch_size: int, seed: int):
+        if not len(rows):
+            raise ValueError("rows is empty: there is nothing to train on")
+        self.rows, self.collate, self.batch_size, self.seed = rows, collate, batch_size, seed
+        self._epochs: dict[int, list[int]] = {}
+
+    def places(self, step: int) -> list[int]:
+        """Return which rows make the batch of a step, 0 the first."""
+        found = []
+        for number in range(step * self.batch_size, (step + 1) * self.batch_size):
+            epoch, place = divmod(number, len(self.rows))
+            if epoch not in self._epochs:
+                generator = torch.Generator().manual_seed(self.seed + epoch)
+                self._epochs = {epoch: torch.randperm(len(self.rows), generator=generator).tolist()}
+            found.append(self._epochs[epoch][place])
+        return found
+
+    def __getitem__(self, step: int) -> Batch:
+        if hasattr(self.collate, "generator"):
+            self.collate.generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        return self.collate([self.rows[place] for place in self.places(step)])
+
+    def from_step(self, start: int, end: int) -> Iterator[Batch]:
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(self.__getitem__, start)
+            for step in range(start + 1, end + 1):
+                batch = coming.result()
+                if step < end:
+                    coming = pool.submit(self.__getitem__, step)
+                yield batch
+
+
+def count_labels(batch: Batch) -> int:
+    """Return how many tokens a batch predicts."""
+    return int((batch["labels"] != -100).sum())
+
+
+def parts(batch: Batch, size: int, number: int, index: int) -> Iterator[Batch]:
+    """Yield what process `index` of `number` takes of a batch: `size` rows at a time."""
+    rows = len(batch["input_ids"])
+    for start in range(index * size, rows, number * size):
+        yield {name: value[start : start + size] for name, value in batch.items()}
+
+
+def gradient_step(model, accelerator: Accelerator, batch: Batch, size: int) -> tuple[float, int]:
+    """Add up the gradients of a batch, and return its loss (nats per token) and the number of tokens predicted.
+
+    Each token counts the same, however the rows are divided among processes and parts: the sum of the losses is
+    divided by the tokens of the whole batch.
+    """
+    items = count_labels(batch)
+    own = list(parts(batch, size, accelerator.num_processes, accelerator.process_index))
+    total = torch.zeros((), device=accelerator.device)
+    for place, part in enumerate(own):
+        part = {name: value.to(accelerator.device, non_blocking=True) for name, value in part.items()}
+        last = place == len(own) - 1  # processes exchange their gradients once a step
+        with nullcontext() if last else accelerator.no_sync(model):
+            with accelerator.autocast():
+                loss = model(**part, num_items_in_batch=max(items, 1)).loss
+            accelerator.backward(loss * accelerator.num_processes)  # processes average their gradients
+        total += loss.detach()
+    return accelerator.reduce(total, "sum").item(), items
+
+
+@torch.no_grad()
+def evaluate(model, accelerator: Accelerator, rows: Dataset, collate, size: int, seed: int = 0) -> float:
+    """Return the loss, in nats per predicted token, on all rows; draws are the same each time."""
+    model.eval()
+    sums = torch.zeros(2, dtype=torch.float64, device="cpu")
+    everything = Batches(rows, collate, size * accelerator.num_processes, seed)
+    for step in range(math.ceil(len(rows) / everything.batch_size)):
+        everything_left = len(rows) - step * everything.batch_size
+        batch = {name: value[:everything_left] for name, value in everything[step].items()}
+        for part in parts(batch, size, accelerator.num_processes, accelerator.process_index):
+            items = count_labels(part)
+            part = {name: value.to(accelerator.device) for name, value in part.items()}
+            with accelerator.autocast():
+                loss = model(**part, num_items_in_batch=1, skip_logits=True).loss
+            sums += torch.tensor([loss.item(), items], dtype=torch.float64)
+    model.train()
+    total, items = accelerator.reduce(sums.to(accelerator.device, torch.float32), "sum").tolist()
+    return total / max(items, 1)
+
+
+def train(
+    model: torch.nn.Module,
+    rows: Dataset,
+    collate: Callable[[list[dict]], Batch],
+    options: LoopOptions,
+    validation: Dataset | None = None,
+    accelerator: Accelerator | None = None,
+    resume_from: str | None = None,
+) -> History:
+    """Train a model.
+
+    Args:
+        model: its `forward` takes what `collate` returns, and `num_items_in_batch`.
+        rows: of token ids, packed or not.
+        collate: makes a batch of rows; its attribute `generator`, where it has one, is seeded for each step.
+        validation: rows to measure the loss on, each `eval_steps` and at the end.
+        resume_from: a checkpoint folder that this loop wrote.
+
+    Returns:
+        The losses of all steps, those before resuming included.
+
+    Raises:
+        TrainingInterrupted: on Ctrl-C or SIGTERM, once the checkpoint is saved.
+    """
+    accelerator = accelerator or Accelerator(mixed_precision=options.mixed_precision)
+    optimizer = make_optimizer(model, options.learning_rate, options.weight_decay, options.adam_betas)
+    scheduler = get_scheduler(options.lr_scheduler_type, optimizer, options.warmup_steps, options.max_steps)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    accelerator.register_for_checkpointing(scheduler)
+    size = options.per_device_batch_size
+    batch_size = size * options.gradient_accumulation_steps * accelerator.num_processes
+    batches, history, start = Batches(rows, collate, batch_size, options.seed), History(), 0
+    if resume_from:
+        accelerator.load_state(resume_from)
+        saved = json.loads((Path(resume_from) / "history.json").read_text())
+        start = len(saved["losses"])
+        history = History(
+            saved["losses"], {int(s): v for s, v in saved["evaluations"].items()}, saved["tokens"], saved["seconds"]
+        )
+    bar = tqdm(initial=start, total=options.max_steps, desc="training", main_process_only=True)
+    model.train()
+    with StopOnSignal() as stop:
+        for step, batch in enumerate(batches.from_step(start, options.max_steps), start + 1):
+            began = time.perf_counter()
+            # of dropout, too, so that it goes on the same after a stop
+            torch.manual_seed(options.seed * 1_000_003 + step * accelerator.num_processes + accelerator.process_index)
+            loss, items = gradient_step(model, accelerator, batch, size)
+            if options.max_grad_norm:
+                accelerator.clip_grad_norm_(model.parameters(), options.max_grad_norm)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+            history.losses.append(loss)
+            history.tokens += items
+            history.seconds += time.perf_counter() - began
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss of step {step} is {loss}: lower learning_rate ({options.learning_rate}), or raise"
+                    " warmup_steps"
+                )
+            if step % options.logging_steps == 0 or step == options.max_steps:
+                bar.set_postfix_str(
+                    f"loss {loss:.3f}, {history.tokens / history.seconds:,.0f} tokens/s", refresh=False
+                )
+            bar.update()
+            if validation is not None and options.eval_steps and step % options.eval_steps == 0:
+                history.evaluations[step] = evaluate(model, accelerator, validation, collate, size)
+                logger.info("step %d: held-out loss %.4f nats per token", step, history.evaluations[step])
+            if stop.received or (options.save_steps and step % options.save_steps == 0):
+                folder = save_checkpoint(accelerator, history, options.output_dir, step)
+                if stop.received and step < options.max_steps:
+                    stop.stopping = True
+                    raise TrainingInterrupted(
+                        f"stopped by {signal.Signals(stop.received).name} after step {step} of {options.max_steps}; "
+                        f"{folder} is whole. Go on with the same command and --resume_from_checkpoint true",
+                        stop.received,
+                    )
+    bar.close()
+    if validation is not None and options.max_steps not in history.evaluations:
+        history.evaluations[options.max_steps] = evaluate(model, accelerator, validation, collate, size)
+    return history
+
+
+def save_checkpoint(accelerator: Accelerator, history: History, output_dir: str, step: int) -> Path:
+    """Write a checkpoint beside the old one, and delete that only when the new one is whole.
+
+    Raises:
+        OSError: it could not be written (full disk); what was there before is as it was.
+    """
+    folder = Path(output_dir) / f"checkpoint-{step}"
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    try:
+        accelerator.save_state(str(unfinished))
+        if accelerator.is_main_process:
+            saved = {name: getattr(history, name) for name in ("losses", "evaluations", "tokens", "seconds")}
+            (unfinished / "history.json").write_text(json.dumps(saved))
+    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise OSError(f"could not save {folder}: {error}. Earlier checkpoints are as they were; make room") from error
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+        for other in Path(output_dir).glob("checkpoint-*"):
+            if other != folder and other.is_dir():
+                shutil.rmtree(other)
+    accelerator.wait_for_everyone()
+    return folder
+
+
+def summary(history: History) -> dict[str, Any]:
+    """Return what results.json holds of a run."""
+    last = max(history.evaluations, default=None)
+    loss = None if last is None else history.evaluations[last]
+    return {
+        "steps": len(history.losses),
+        "tokens": history.tokens,
+        "train_seconds": round(history.seconds, 1),
+        "tokens_per_second": round(history.tokens / history.seconds) if history.seconds else None,
+        "train_loss": round(history.losses[-1], 4) if history.losses else None,
+        "loss": None if loss is None else round(loss, 4),
+        "perplexity": None if loss is None else round(math.exp(min(loss, 50)), 2),
+    }
