@@ -58,7 +58,8 @@ class GenaiBertConfig(GenaiTransformerConfig):
             **{"num_key_value_heads": heads, "hidden_act": "gelu", "gated_mlp": False, "norm_embeddings": True},
             **{"position_embedding_type": "learned", "norm_type": "layer_norm", "layer_norm_eps": 1e-12},
             **{"norm_position": "post", "attention_bias": True, "mlp_bias": True, "hidden_dropout_prob": 0.1},
-            **{"attention_probs_dropout_prob": 0.1, "bos_token_id": None, "eos_token_id": None},
+            **{"initializer_range": 0.02, "attention_probs_dropout_prob": 0.1},
+            **{"bos_token_id": None, "eos_token_id": None},
         }
         return cls(**{**layout, **kwargs})
 

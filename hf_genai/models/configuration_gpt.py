@@ -57,8 +57,8 @@ class GenaiGPTConfig(GenaiTransformerConfig):
             **{"num_key_value_heads": heads, "hidden_act": "gelu_pytorch_tanh", "gated_mlp": False},
             **{"position_embedding_type": "learned", "norm_type": "layer_norm", "layer_norm_eps": 1e-5},
             **{"attention_bias": True, "mlp_bias": True, "hidden_dropout_prob": 0.1},
-            **{"attention_probs_dropout_prob": 0.1, "pad_token_id": None, "bos_token_id": 50256},
-            "eos_token_id": 50256,
+            **{"initializer_range": 0.02, "attention_probs_dropout_prob": 0.1, "pad_token_id": None},
+            **{"bos_token_id": 50256, "eos_token_id": 50256},
         }
         return cls(**{**layout, **kwargs})
 

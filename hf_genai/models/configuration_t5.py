@@ -55,7 +55,8 @@ class GenaiT5Config(GenaiTransformerConfig):
             **{"num_attention_heads": heads, "num_key_value_heads": heads, "hidden_act": "relu", "gated_mlp": False},
             **{"position_embedding_type": "relative_bias", "attention_type": "dot", "scale_decoder_outputs": True},
             **{"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, "activation_dropout_prob": 0.1},
-            **{"classifier_dropout": 0.0, "bos_token_id": None, "eos_token_id": 1, "decoder_start_token_id": 0},
+            **{"initializer_range": 0.02, "classifier_dropout": 0.0},
+            **{"bos_token_id": None, "eos_token_id": 1, "decoder_start_token_id": 0},
         }
         return cls(**{**layout, **kwargs})
 

@@ -1,5 +1,6 @@
 """What every Transformer of this library can choose, and the checks that go with it; the families set the defaults."""
 
+import math
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -47,8 +48,10 @@ class GenaiTransformerConfig(PreTrainedConfig):
         attention_probs_dropout_prob: Dropout of attention weights, 0 to 1. On a CPU it turns the fused kernel off.
         activation_dropout_prob: Dropout inside the feed-forward layer, 0 to 1.
         classifier_dropout: Dropout before a classification head. None: `hidden_dropout_prob`.
-        initializer_range: Standard deviation of the weights at the start. Projections that end a sub-layer of a
-            pre-norm stack start smaller, by the square root of the number of sub-layers (Radford et al. 2019).
+        initializer_range: Standard deviation of the weights at the start. None: 0.02, and beyond a `hidden_size` of
+            512 less, by the square root of it, so that a new model's loss stays that of guessing. Projections that end
+            a sub-layer of a pre-norm stack start smaller, by the square root of the number of sub-layers (Radford et
+            al. 2019).
         tie_word_embeddings: Score the vocabulary with the embedding table.
     """
 
@@ -80,7 +83,7 @@ class GenaiTransformerConfig(PreTrainedConfig):
     attention_probs_dropout_prob: float | int = probability_field(default=0.0)
     activation_dropout_prob: float | int = probability_field(default=0.0)
     classifier_dropout: float | int | None = None
-    initializer_range: float = 0.02
+    initializer_range: float | None = None
     tie_word_embeddings: bool = True
     use_cache: bool = True
     pad_token_id: int | None = 0
@@ -96,6 +99,8 @@ class GenaiTransformerConfig(PreTrainedConfig):
         if self.intermediate_size is None:
             gated = -(-8 * self.hidden_size // (3 * 64)) * 64
             self.intermediate_size = gated if self.gated_mlp else 4 * self.hidden_size
+        if self.initializer_range is None:
+            self.initializer_range = 0.02 * min(1.0, math.sqrt(512 / self.hidden_size))
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):

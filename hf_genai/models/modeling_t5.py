@@ -158,7 +158,7 @@ class GenaiT5Model(GenaiT5PreTrainedModel):
             input_ids: source token ids (B, S), 0 to vocab_size - 1; or inputs_embeds (B, S, D).
             attention_mask: (B, S), 1 for a real token and 0 for padding, on either side.
             decoder_input_ids: target token ids (B, T), or decoder_inputs_embeds (B, T, D); without either, the source
-                shifted right, as in BART.
+                shifted right, as in BART, with its padding.
             encoder_outputs: what the encoder returned before, instead of input_ids.
             past_key_values: an `EncoderDecoderCache` of an earlier call that this one goes on from.
 
@@ -173,6 +173,11 @@ class GenaiT5Model(GenaiT5PreTrainedModel):
                 )
             check_ids("input_ids", input_ids, self.config.vocab_size)
             decoder_input_ids = self.shift_right(input_ids)
+            if attention_mask is not None and decoder_attention_mask is None:
+                # the text begins where its padding ends
+                begins = attention_mask.bool() & (attention_mask.cumsum(1) == 1)
+                decoder_input_ids = decoder_input_ids.masked_fill(begins, self.config.decoder_start_token_id)
+                decoder_attention_mask = attention_mask
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids, attention_mask, inputs_embeds, return_dict=True, **kwargs)
         elif not isinstance(encoder_outputs, ModelOutput):
