@@ -300,7 +300,7 @@ def find_config(name: str) -> Path:
 def run_recipe(config: Path, argv: list[str]) -> dict[str, Any]:
     """Run the recipe that the config's key `recipe`, else its folder's name, stands for."""
     from .training import load_recipe, recipes_dir
-    from .training.arguments import load_yaml
+    from .training.parsing import load_yaml
 
     known = sorted(path.name for path in (recipes_dir() / "configs").iterdir())
     name = load_yaml(config).get("recipe", config.resolve().parent.name)

@@ -33,7 +33,7 @@ def bigram_loss(train: Iterable[Sequence[int]], test: Iterable[Sequence[int]], v
     for pair, count in pairs.items():
         totals[pair // vocab_size] += count
         kinds[pair // vocab_size] += 1
-    loss = count = 0.0
+    loss, predicted = 0.0, 0
     for text in test:
         ids = np.asarray(text, dtype=np.int64)
         if len(ids) < 2:
@@ -44,10 +44,10 @@ def bigram_loss(train: Iterable[Sequence[int]], test: Iterable[Sequence[int]], v
         mixed = (seen + kinds[before] * probabilities[after]) / np.maximum(trust, 1)
         mixed = np.where(trust > 0, mixed, probabilities[after])
         loss -= np.log(mixed).sum()
-        count += len(after)
-    if not count:
+        predicted += len(after)
+    if not predicted:
         raise ValueError("test holds no text of two tokens or more")
-    return float(loss / count)
+    return float(loss / predicted)
 
 
 def majority(train: Iterable[Hashable]) -> Hashable:

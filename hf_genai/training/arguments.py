@@ -1,30 +1,18 @@
-"""Recipe arguments: defaults < YAML < command line, each unknown key an error that names the nearest known one.
+"""The arguments of the sequence-to-sequence recipe, and what they are checked for before anything is loaded.
 
-A config is one flat YAML mapping; two keys hold mappings of their own, `model` (fields of the model's config) and
-`generation` (fields of `GenerationConfig`), which the command line reaches with a dot: `--model.hidden_size 128`.
+Two keys hold mappings of their own: `model` (fields of the model's config) and `generation` (fields of
+`GenerationConfig`).
 """
 
-import argparse
-import difflib
-import json
-import re
-import typing
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from transformers import HfArgumentParser, Seq2SeqTrainingArguments
+from transformers import Seq2SeqTrainingArguments
 
-COMMAND_LINE = "the command line"
-
-
-def _arg(default: Any, help: str, **metadata) -> Any:
-    if isinstance(default, (dict, list)):
-        return field(default_factory=lambda: type(default)(default), metadata={"help": help, **metadata})
-    return field(default=default, metadata={"help": help, **metadata})
+from .parsing import argument as _arg
+from .parsing import parse, unknown_key
 
 
 def _number(text: str | None) -> str | int | float | None:
@@ -184,197 +172,22 @@ class RecipeArguments:
     """Where each key of `given` (dotted for nested ones) was set: the YAML file's name or "the command line"."""
 
 
-class _Parser(HfArgumentParser):
-    def error(self, message: str):
-        raise ValueError(message)
-
-
-class _Loader(yaml.SafeLoader):
-    """safe_load, but with 1e-3 a number (PyYAML follows YAML 1.1, where it is a string) and no key twice."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise ValueError(f"line {node.start_mark.line + 1}: the key {key!r} stands there twice")
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def load_yaml(path: str | Path) -> dict[str, Any]:
-    """Read one flat mapping from a YAML file.
-
-    Raises:
-        ValueError: if the file is not there, is not YAML or holds something else than a mapping.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"config: there is no file {path}")
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ValueError(f"{path}: expected `key: value` lines, got {type(values).__name__}")
-    return values
-
-
-def unknown_key(key: str, known: Iterable[str], where: str, prefix: str = "") -> ValueError:
-    """Return the error for a key nobody knows, with the nearest one that is known."""
-    known = sorted(known)
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"did you mean {prefix + near[0]!r}?" if near else f"known: {', '.join(known[:40])}"
-    return ValueError(f"{where}: unknown key {prefix + key!r}; {hint}")
-
-
 def parse_arguments(argv: Sequence[str] | None = None, description: str | None = None) -> RecipeArguments:
-    """Read `[CONFIG.yaml] [--key value ...]`.
-
-    Args:
-        argv: the command line without the program; sys.argv by default.
-        description: shown by --help.
+    """Read `[CONFIG.yaml] [--key value ...]`; see `parsing.parse`.
 
     Raises:
         ValueError: for an unknown key or a value of the wrong type; names the key, the value and where it stands.
     """
     groups = (DataArguments, TokenizerArguments, ModelArguments, GenerationArguments, RecipeTrainingArguments)
-    title = "train_seq2seq.py [CONFIG.yaml]"
-    parser = _Parser(groups, description=description, allow_abbrev=False, prog=title)  # type: ignore[arg-type]
-    if argv is None:
-        import sys
-
-        argv = sys.argv[1:]
-    tokens = list(argv)
-    if {"-h", "--help"} & set(tokens):
-        parser.print_help()
-        raise SystemExit(0)
-    optional = {
-        name
-        for group in groups
-        for name, hint in typing.get_type_hints(group).items()
-        if type(None) in typing.get_args(hint)
-    }
-    actions: dict[str, argparse.Action] = {}
-    for action in parser._actions:
-        actions.setdefault(action.dest, action)  # the first: --no_KEY follows --KEY and has the same dest
-        action.default, action.required = argparse.SUPPRESS, False  # so that only what was given comes back
-        if action.type is dict:
-            action.type = _mapping
-        elif action.type in (int, float) and action.dest in optional:
-            action.type = _or_null(action.type)  # so that the command line can take back what a file sets
-    values: dict[str, Any] = {}
-    where: dict[str, str] = {}
-    while tokens and not tokens[0].startswith("-"):
-        path = tokens.pop(0)
-        given = load_yaml(path)
-        given.pop("recipe", None)  # read by `hf-genai train`, which found us through it
-        nulls = {key for key, value in given.items() if value is None and key in actions}
-        for key in nulls - optional:
-            raise ValueError(f"{path}: {key} may not be null")
-        read = _parse(
-            parser, [t for k, v in given.items() if v is not None for t in _tokens(k, v, actions, path)], path
-        )
-        _merge(values, where, {**read, **dict.fromkeys(nulls)}, path)
-        for key in set(given) - set(actions):
-            raise unknown_key(key, actions, path)
-    plain, dotted = _split_dotted(tokens)
-    _merge(values, where, _parse(parser, plain, COMMAND_LINE), COMMAND_LINE)
-    _merge(values, where, dotted, COMMAND_LINE)
-    if not values.get("output_dir"):
-        raise ValueError("output_dir: say where the run goes, in the config or by --output_dir DIR")
-    try:
-        data, tokenizer, model, generation, training = parser.parse_dict(values)
-    except (TypeError, AssertionError) as error:
-        raise ValueError(str(error)) from error
+    parsed = parse(groups, argv, description, "train_seq2seq.py")
+    data, tokenizer, model, generation, training = parsed.groups
+    values, where = parsed.given, parsed.where
     if training.hub_token:
         values["hub_token"] = "TOKEN"  # what was given goes into results.json and the card
     arguments = RecipeArguments(data, tokenizer, model, generation, training, values, where)
     _check_sets(data, training)
     _check_generation(arguments)
     return arguments
-
-
-def _or_null(kind: Any) -> Any:
-    def read(text: str) -> Any:
-        return None if text.lower() in ("none", "null") else kind(text)
-
-    read.__name__ = kind.__name__  # argparse names the type in its message
-    return read
-
-
-def _mapping(text: str) -> dict:
-    value = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"expected a mapping, got {text!r}")
-    return value
-
-
-_mapping.__name__ = "mapping"
-
-
-def _tokens(key: str, value: Any, actions: dict[str, argparse.Action], path: str) -> list[str]:
-    """Turn one line of YAML into command-line tokens, so that both are checked by the same code."""
-    action = actions.get(key)
-    if action is None:
-        return []
-    if isinstance(value, bool):
-        # bare `no` is false in YAML 1.1, but a choice of eval_strategy
-        text = "no" if value is False and "no" in (action.choices or ()) else str(value).lower()
-    elif isinstance(value, dict):
-        text = json.dumps(value)
-    elif isinstance(value, list):
-        if action.nargs != "+":
-            raise ValueError(f"{path}: {key} takes one value, got the list {value}")
-        return [f"--{key}", *map(str, value)]
-    else:
-        text = str(value)
-    return [f"--{key}", text] if action.nargs == "+" else [f"--{key}={text}"]
-
-
-def _parse(parser: _Parser, tokens: list[str], where: str) -> dict[str, Any]:
-    try:
-        namespace, rest = parser.parse_known_args(tokens)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-    known = {option.lstrip("-") for option in parser._option_string_actions}
-    for token in rest:
-        if token.startswith("--"):
-            raise unknown_key(token[2:].split("=")[0].replace("-", "_"), {k.replace("-", "_") for k in known}, where)
-        raise ValueError(f"{where}: {token!r} belongs to no --key")
-    return vars(namespace)
-
-
-def _split_dotted(tokens: list[str]) -> tuple[list[str], dict[str, dict]]:
-    """Take `--model.hidden_size 64` and `--generation.num_beams=4` out of the tokens."""
-    plain: list[str] = []
-    dotted: dict[str, dict] = {}
-    rest = iter(tokens)
-    for token in rest:
-        match = re.match(r"--(model|generation)\.([\w-]+)(?:=(.*))?$", token, re.DOTALL)
-        if match is None:
-            plain.append(token)
-            continue
-        group, key, text = match.groups()
-        text = next(rest, None) if text is None else text
-        if text is None or text.startswith("--"):
-            raise ValueError(f"{COMMAND_LINE}: --{group}.{key} needs a value")
-        dotted.setdefault(group, {})[key.replace("-", "_")] = yaml.load(text, Loader=_Loader)  # noqa: S506
-    return plain, dotted
-
-
-def _merge(values: dict[str, Any], where: dict[str, str], new: dict[str, Any], origin: str) -> None:
-    for key, value in new.items():
-        if isinstance(value, dict) and key in ("model", "generation"):
-            value = {**values.get(key, {}), **value}  # key by key: an override leaves the rest of the mapping
-            where.update({f"{key}.{name}": origin for name in new[key]})
-        values[key] = value
-        where[key] = origin
 
 
 def _check_sets(data: DataArguments, training: RecipeTrainingArguments) -> None:

@@ -5,7 +5,8 @@ import difflib
 import re
 from typing import Any
 
-from .arguments import COMMAND_LINE, RecipeArguments, unknown_key
+from .arguments import RecipeArguments
+from .parsing import COMMAND_LINE, unknown_key
 
 
 def build_config(arguments: RecipeArguments, source_tokenizer: Any, target_tokenizer: Any) -> Any:

@@ -2,8 +2,9 @@ import pytest
 
 from hf_genai import GenaiRNNConfig, GenaiRNNForConditionalGeneration
 from hf_genai.data import train_tokenizer
-from hf_genai.training.arguments import load_yaml, parse_arguments
+from hf_genai.training.arguments import parse_arguments
 from hf_genai.training.model_config import build_config, set_generation
+from hf_genai.training.parsing import load_yaml
 
 T5 = """
 model: {model_type: t5, d_model: 32, d_ff: 64}
