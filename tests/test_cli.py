@@ -69,7 +69,7 @@ def test_the_help_of_each_command_shows_examples(command, capsys):
         (["genrate"], 2, "No such command 'genrate'. Did you mean 'generate'?"),
         (["generate"], 2, "Missing argument 'MODEL'"),
         (["generate", "m", "text", "--num-beams", "0"], 2, "--num_beams"),
-        (["train", "rnn_tony"], 2, "one of rnn_base, rnn_small, rnn_tiny, got 'rnn_tony'"),
+        (["train", "rnn_tony"], 2, "one of rnn_base, rnn_small, rnn_tiny, t5_base, t5_small, t5_tiny, got 'rnn_tony'"),
         (["train", "nowhere.yaml"], 2, "no file nowhere.yaml"),
         (["train", "--output_dir", "x", "rnn_tiny"], 2, "CONFIG comes first"),
         (["train", "rnn_tiny", "--learing_rate", "1"], 2, "did you mean 'learning_rate'"),

@@ -70,6 +70,19 @@ def test_the_same_file_trains_a_t5(main, tmp_path):
     assert results["attention_maps"] == ["attention-1.png", "attention-1.html"]
 
 
+@pytest.mark.parametrize("config", ["t5_tiny", "t5_small"])
+def test_our_transformer_needs_another_config_and_no_other_line(main, config, tmp_path):
+    sizes = ["--model.hidden_size", "16", "--model.num_attention_heads", "2"]
+    path, folder = str(Path(TINY).with_stem(config)), str(tmp_path / "t5")
+    results = main([path, "--output_dir", folder, "--data", "cldr:en-fr", *SHORT, *sizes, "--max_steps", "2"])
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    assert type(model).__name__ == "GenaiT5ForConditionalGeneration" and model.config.hidden_size == 16
+    assert results["attention_maps"] == ["attention-1.png", "attention-1.html"]
+    assert "2 query and 1 key/value heads" in (tmp_path / "t5" / "README.md").read_text("utf-8")
+    with pytest.raises(ValueError, match="unknown key 'model.encoder_layer'; did you mean 'model.encoder_layers'"):
+        main([path, "--output_dir", folder + "2", "--data", "cldr:en-fr", *SHORT, "--model.encoder_layer", "2"])
+
+
 def test_two_vocabularies_are_trained_and_saved(main, tmp_path):
     options = [
         "--separate_vocabularies",

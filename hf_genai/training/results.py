@@ -148,9 +148,12 @@ def training_dtype(training: RecipeTrainingArguments) -> str:
 
 
 def architecture(config: Any) -> str:
-    """Return a sentence about a genai_rnn model: its cells, layers, sizes and attention; "" for other families."""
-    if config.model_type != "genai_rnn":
-        return ""
+    """Return a sentence about a translator of ours: its layers, sizes and attention; "" for other families."""
+    describe = {"genai_rnn": _recurrent_architecture, "genai_t5": _transformer_architecture}.get(config.model_type)
+    return describe(config) if describe else ""
+
+
+def _recurrent_architecture(config: Any) -> str:
     cell = config.cell_type.upper()
     ways = "bidirectional " if config.bidirectional_encoder else ""
     attention = f"{config.attention_type.replace('_', ' ')} attention {config.attention_position} the cell"
@@ -162,6 +165,20 @@ def architecture(config: Any) -> str:
         f"Its {ways}encoder of {config.encoder_layers} {cell} layer(s) gives {config.encoder_hidden_size} numbers a "
         f"token; its decoder has {config.decoder_layers} {cell} layer(s) of {config.hidden_size} units with "
         f"{attention}; embeddings have {config.embedding_size} numbers."
+    )
+
+
+def _transformer_architecture(config: Any) -> str:
+    words = {"rms_norm": "RMSNorm", "layer_norm": "LayerNorm", "pre": "before", "post": "after"}
+    gated = "gated " if config.gated_mlp else ""
+    activation = config.hidden_act.removesuffix("_pytorch_tanh")  # tanh-GELU is GELU to a reader of the card
+    return (
+        f"A Transformer of {config.encoder_layers} encoder and {config.decoder_layers} decoder layer(s) of "
+        f"{config.hidden_size} numbers a token; {config.num_attention_heads} query and {config.num_key_value_heads} "
+        f"key/value heads with {config.attention_type.replace('_', '-')} attention and "
+        f"{config.position_embedding_type.replace('_', ' ')} positions; {gated}{activation.upper()} feed-forward "
+        f"layers of {config.intermediate_size}; {words[config.norm_type]} {words[config.norm_position]} each "
+        f"sub-layer."
     )
 
 

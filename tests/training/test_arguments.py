@@ -187,7 +187,9 @@ def test_every_shipped_config_is_read_without_an_error(tokenizer):
     from hf_genai.training import recipes_dir
 
     paths = sorted((recipes_dir() / "configs" / "train_seq2seq").glob("*.yaml"))
-    assert {path.stem for path in paths} >= {"rnn_tiny", "rnn_small", "rnn_base"}
+    assert {path.stem for path in paths} >= {
+        f"{family}_{size}" for family in ("rnn", "t5") for size in ("tiny", "small", "base")
+    }
     for path in paths:
         assert load_yaml(path)["recipe"] == path.parent.name
         build_config(parse_arguments([str(path), "--output_dir", "x", "--use_cpu"]), tokenizer, tokenizer)
