@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
-from .linear_cross_entropy import linear_cross_entropy
+from .linear_cross_entropy import cross_entropy, linear_cross_entropy
 from .matmul import Linear
 from .seq2seq import check_ids, weight_and_bias
 from .token_step import hooked, step_of
@@ -66,10 +66,13 @@ class LanguageModelHead:
         loss = None
         if labels is not None and (skip_logits or label_smoothing or not every):  # the loss counts all places
             items = kwargs.get("num_items_in_batch")
-            weight, bias = weight_and_bias(self.lm_head)
-            loss = linear_cross_entropy(
-                *(hidden, weight, labels, bias), label_smoothing=label_smoothing, num_items_in_batch=items
-            )
+            how = {"label_smoothing": label_smoothing, "num_items_in_batch": items}
+            if any(hasattr(parameter, "device_mesh") for parameter in self.lm_head.parameters()):
+                # tensor parallel: each process has a part of the vocabulary, and the module gathers the logits
+                loss = cross_entropy(self.lm_head(hidden), labels, **how)
+            else:
+                weight, bias = weight_and_bias(self.lm_head)
+                loss = linear_cross_entropy(hidden, weight, labels, bias, **how)
             if skip_logits:
                 return loss, None
         if not every:

@@ -73,10 +73,19 @@ def linear_cross_entropy(
     return loss / total
 
 
-def _linear_cross_entropy_plain(
-    hidden, weight, labels, bias=None, ignore_index=-100, label_smoothing=0.0, num_items_in_batch=None
+def _linear_cross_entropy_plain(hidden, weight, labels, bias=None, *arguments) -> Tensor:
+    return cross_entropy(F.linear(hidden, weight, bias), labels, *arguments)
+
+
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    num_items_in_batch: Tensor | int | None = None,
 ) -> Tensor:
-    logits = F.linear(hidden, weight, bias).flatten(0, -2)
+    """Return what `linear_cross_entropy` does, of logits (..., V)."""
+    logits = logits.flatten(0, -2)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     labels = labels.flatten()
     loss = F.cross_entropy(logits, labels, ignore_index=ignore_index, label_smoothing=label_smoothing, reduction="sum")
