@@ -38,7 +38,10 @@ _LAZY = {
     "GenaiT5ForSequenceClassification": "models.modeling_t5",
     "GenaiT5ForTokenClassification": "models.modeling_t5",
     "GenaiT5Model": "models.modeling_t5",
+    "fast_generate": "decoding",
+    "from_transformers": "conversion",
     "pipeline": "pipelines",
+    "to_transformers": "conversion",
 }
 
 __all__ = [
@@ -68,7 +71,10 @@ __all__ = [
     "GenaiT5ForSequenceClassification",
     "GenaiT5ForTokenClassification",
     "GenaiT5Model",
+    "fast_generate",
+    "from_transformers",
     "pipeline",
+    "to_transformers",
 ]
 
 register()

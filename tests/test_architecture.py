@@ -15,6 +15,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
     "models": set(),
     "registry": {"models"},
+    "conversion_layout": set(),
+    "conversion_tables": {"conversion_layout"},
+    "conversion": {"conversion_layout", "conversion_tables", "registry", "models"},
+    "decoding": {"decoding", "models"},
     "cards": set(),
     "model_folder": {"cards"},
     "hub": {"cards", "model_folder", "registry", "models"},

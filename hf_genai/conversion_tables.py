@@ -1,0 +1,483 @@
+"""What of a transformers model is what of ours: for each layout one table of fields, one of weights and one of heads,
+each read in both directions by conversion.py.
+
+In a row of weights, "*" stands for the number of a layer, and a module's name stands for its weight and its bias. Rows
+are tried in order; one applies where all that it names is there, and nothing yet on the other side.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from transformers.utils import logging
+
+from .conversion_layout import CONV1D, Head, Layout, Rows
+
+logger = logging.get_logger(__name__)
+
+
+# Their names of the activations that ours have; the tanh approximation of GELU has several.
+ACTIVATIONS = {
+    **{"relu": "relu", "gelu": "gelu", "gelu_python": "gelu", "silu": "silu", "swish": "silu"},
+    **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_pytorch_tanh"), "gelu_pytorch_tanh"),
+}
+# What both sides call by one name, in every layout that has it.
+COMMON = (
+    *("vocab_size", "initializer_range", "tie_word_embeddings", "use_cache", "pad_token_id", "bos_token_id"),
+    *("eos_token_id", "decoder_start_token_id", "id2label", "label2id", "problem_type"),
+)
+
+
+def same(*names: str) -> dict[str, str]:
+    return {name: name for name in names}
+
+
+def default_head_dim(config: Any) -> int:
+    return config.hidden_size // config.num_attention_heads
+
+
+def whole_heads(config: Any) -> int:
+    """Return the nearest hidden_size that the heads share evenly."""
+    return config.hidden_size - config.hidden_size % config.num_attention_heads
+
+
+ONE_KIND_OF_HEADS = {
+    "hidden_size": whole_heads,
+    "num_key_value_heads": lambda config: config.num_attention_heads,
+    "head_dim": default_head_dim,
+}
+
+BERT_CONSTANTS = {
+    **ONE_KIND_OF_HEADS,
+    **{"gated_mlp": False, "attention_type": "scaled_dot", "position_embedding_type": "learned"},
+    **{"norm_type": "layer_norm", "norm_position": "post", "norm_embeddings": True, "attention_bias": True},
+    **{"mlp_bias": True, "activation_dropout_prob": 0.0},
+}
+BERT_ROWS: Rows = (
+    ("embeddings.word_embeddings", "embed_tokens"),
+    ("embeddings.position_embeddings", "embed_positions"),
+    ("embeddings.token_type_embeddings", "embed_token_types"),
+    ("embeddings.LayerNorm", "embed_norm"),
+    ("encoder.layer.*.attention.self.query", "layers.*.self_attn.q_proj"),
+    ("encoder.layer.*.attention.self.key", "layers.*.self_attn.k_proj"),
+    ("encoder.layer.*.attention.self.value", "layers.*.self_attn.v_proj"),
+    ("encoder.layer.*.attention.output.dense", "layers.*.self_attn.o_proj"),
+    ("encoder.layer.*.attention.output.LayerNorm", "layers.*.self_attn_norm"),
+    ("encoder.layer.*.intermediate.dense", "layers.*.mlp.up_proj"),
+    ("encoder.layer.*.output.dense", "layers.*.mlp.down_proj"),
+    ("encoder.layer.*.output.LayerNorm", "layers.*.mlp_norm"),
+    ("pooler.dense", "pooler.dense"),
+)
+CLASSIFIER: Rows = (("classifier", "classifier"),)
+ANSWERS: Rows = (("qa_outputs", "qa_outputs"),)
+TWO_OUTPUTS = {"num_labels": 2}  # of ours, always: where an answer begins and where it ends
+
+
+def bert_heads(name: str, *more: Head, sequence: Rows = CLASSIFIER, choice: Rows = CLASSIFIER) -> tuple[Head, ...]:
+    """Return the heads of BERT and its kin: a base model, those given, and those that differ in little.
+
+    Args:
+        sequence: Weights of the classifier of texts.
+        choice: Those of multiple choice.
+    """
+    prefix = f"{name.lower()}."
+    return (
+        *more,
+        Head("GenaiBertForSequenceClassification", f"{name}ForSequenceClassification", prefix, sequence),
+        Head("GenaiBertForTokenClassification", f"{name}ForTokenClassification", prefix, CLASSIFIER),
+        Head(
+            *("GenaiBertForQuestionAnswering", f"{name}ForQuestionAnswering", prefix, ANSWERS),
+            constants=TWO_OUTPUTS,
+        ),
+        Head("GenaiBertForMultipleChoice", f"{name}ForMultipleChoice", prefix, choice),
+    )
+
+
+MASKED_LM: Rows = (
+    ("cls.predictions.transform.dense", "prediction.dense"),
+    ("cls.predictions.transform.LayerNorm", "prediction.norm"),
+    ("cls.predictions.decoder.weight", "lm_head.weight"),
+    # the two are one, but where nothing is tied the second is idle
+    ("cls.predictions.decoder.bias", "lm_head.bias"),
+    ("cls.predictions.bias", "lm_head.bias"),
+)
+BERT = Layout(
+    name="BERT",
+    model_type="bert",
+    family="genai_bert",
+    config="BertConfig",
+    fields={
+        **same("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act"),
+        **same("hidden_dropout_prob", "attention_probs_dropout_prob", "max_position_embeddings", "type_vocab_size"),
+        **same("layer_norm_eps", "classifier_dropout"),
+    },
+    constants={
+        **BERT_CONSTANTS,
+        **{"position_offset": 0, "pooler_act": "tanh"},
+        "type_vocab_size": lambda config: max(config.type_vocab_size, 1),
+    },
+    refused={"is_decoder": False, "add_cross_attention": False, "position_embedding_type": "absolute"},
+    elsewhere=(),
+    rows=BERT_ROWS,
+    heads=bert_heads(
+        "Bert",
+        Head("GenaiBertModel", "BertModel", only_ours=("pooler",), only_theirs=("pooler",)),
+        Head("GenaiBertForMaskedLM", "BertForMaskedLM", "bert.", MASKED_LM, only_theirs=("cls.predictions.bias",)),
+        Head(
+            *("GenaiBertForMaskedLM", "BertForPreTraining", "bert.", MASKED_LM),
+            only_theirs=("bert.pooler", "cls.seq_relationship", "cls.predictions.bias"),
+        ),
+    ),
+)
+
+
+def read_roberta(config: Any, head: str) -> dict[str, Any]:
+    """Their multiple choice has the dropout of the layers, whatever classifier_dropout says."""
+    return {"classifier_dropout": None} if "Choice" in head else {}
+
+
+ROBERTA = replace(
+    BERT,
+    name="RoBERTa",
+    model_type="roberta",
+    config="RobertaConfig",
+    constants={**BERT.constants, "position_offset": lambda config: (config.pad_token_id or 0) + 1},
+    read=read_roberta,
+    heads=bert_heads(
+        "Roberta",
+        Head("GenaiBertModel", "RobertaModel", only_ours=("pooler",), only_theirs=("pooler",)),
+        Head(
+            *("GenaiBertForMaskedLM", "RobertaForMaskedLM", "roberta."),
+            rows=(
+                ("lm_head.dense", "prediction.dense"),
+                ("lm_head.layer_norm", "prediction.norm"),
+                ("lm_head.decoder.weight", "lm_head.weight"),
+                ("lm_head.decoder.bias", "lm_head.bias"),
+                ("lm_head.bias", "lm_head.bias"),
+            ),
+            only_theirs=("lm_head.bias",),
+            constants={"hidden_act": "gelu"},  # their head knows no other
+        ),
+        sequence=(("classifier.dense", "model.pooler.dense"), ("classifier.out_proj", "classifier")),
+    ),
+)
+
+
+def read_distilbert(config: Any, head: str) -> dict[str, Any]:
+    """Their token classifier has the dropout of the layers, the classifiers of texts one of their own."""
+    if "Question" in head and config.qa_dropout:
+        logger.warning("qa_dropout=%s is left out: genai_bert answers questions without dropout", config.qa_dropout)
+    return {"classifier_dropout": None if "Token" in head else config.seq_classif_dropout}
+
+
+def write_distilbert(config: Any, head: str) -> dict[str, Any]:
+    dropout = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
+    return {"seq_classif_dropout": dropout} if "Sequence" in head or "Choice" in head else {}
+
+
+POOLED_CLASSIFIER: Rows = (("pre_classifier", "model.pooler.dense"), *CLASSIFIER)
+DISTILBERT = Layout(
+    name="DistilBERT",
+    model_type="distilbert",
+    family="genai_bert",
+    config="DistilBertConfig",
+    fields={
+        **{"dim": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads"},
+        **{"hidden_dim": "intermediate_size", "activation": "hidden_act", "dropout": "hidden_dropout_prob"},
+        **{"attention_dropout": "attention_probs_dropout_prob", **same("max_position_embeddings")},
+    },
+    constants={
+        **BERT_CONSTANTS,
+        **{"position_offset": 0, "type_vocab_size": 0, "layer_norm_eps": 1e-12, "pooler_act": "relu"},
+    },
+    refused={},
+    # the second says how the table of positions begins
+    elsewhere=("seq_classif_dropout", "sinusoidal_pos_embds", "qa_dropout"),
+    read=read_distilbert,
+    write=write_distilbert,
+    rows=(
+        ("embeddings.word_embeddings", "embed_tokens"),
+        ("embeddings.position_embeddings", "embed_positions"),
+        ("embeddings.LayerNorm", "embed_norm"),
+        ("transformer.layer.*.attention.q_lin", "layers.*.self_attn.q_proj"),
+        ("transformer.layer.*.attention.k_lin", "layers.*.self_attn.k_proj"),
+        ("transformer.layer.*.attention.v_lin", "layers.*.self_attn.v_proj"),
+        ("transformer.layer.*.attention.out_lin", "layers.*.self_attn.o_proj"),
+        ("transformer.layer.*.sa_layer_norm", "layers.*.self_attn_norm"),
+        ("transformer.layer.*.ffn.lin1", "layers.*.mlp.up_proj"),
+        ("transformer.layer.*.ffn.lin2", "layers.*.mlp.down_proj"),
+        ("transformer.layer.*.output_layer_norm", "layers.*.mlp_norm"),
+    ),
+    heads=bert_heads(
+        "DistilBert",
+        Head("GenaiBertModel", "DistilBertModel", only_ours=("pooler",)),
+        Head(
+            *("GenaiBertForMaskedLM", "DistilBertForMaskedLM", "distilbert."),
+            rows=(
+                ("vocab_transform", "prediction.dense"),
+                ("vocab_layer_norm", "prediction.norm"),
+                ("vocab_projector", "lm_head"),
+            ),
+        ),
+        sequence=POOLED_CLASSIFIER,
+        choice=POOLED_CLASSIFIER,
+    ),
+)
+
+
+def read_token_dropout(config: Any, head: str) -> dict[str, Any]:
+    """Their token classifiers look for two fields that they do not declare, and fall back on 0.1."""
+    if "Token" not in head:
+        return {}
+    found = [getattr(config, name, None) for name in ("classifier_dropout", "hidden_dropout")]
+    dropout = next((value for value in found if value is not None), 0.1)
+    return {"classifier_dropout": None if dropout == getattr(config, "resid_pdrop", 0.0) else dropout}
+
+
+def write_token_dropout(config: Any, head: str) -> dict[str, Any]:
+    dropout = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
+    return {"classifier_dropout": dropout} if "Token" in head and dropout != 0.1 else {}
+
+
+def read_gpt2(config: Any, head: str) -> dict[str, Any]:
+    if config.embd_pdrop != config.resid_pdrop:
+        raise ValueError(
+            f"embd_pdrop ({config.embd_pdrop}) and resid_pdrop ({config.resid_pdrop}) must be equal: genai_gpt has one"
+            " hidden_dropout_prob for both; set them before converting"
+        )
+    return {
+        "intermediate_size": 4 * config.n_embd if config.n_inner is None else config.n_inner,
+        "attention_type": "scaled_dot" if config.scale_attn_weights else "dot",
+        **read_token_dropout(config, head),
+    }
+
+
+def write_gpt2(config: Any, head: str) -> dict[str, Any]:
+    return {
+        "n_inner": None if config.intermediate_size == 4 * config.hidden_size else config.intermediate_size,
+        "embd_pdrop": config.hidden_dropout_prob,
+        "scale_attn_weights": config.attention_type == "scaled_dot",
+        **write_token_dropout(config, head),
+    }
+
+
+def gpt_heads(name: str, causal: str, prefix: str, answers: str, tokens: str = "classifier") -> tuple[Head, ...]:
+    """Return the heads of a causal family.
+
+    Args:
+        causal: Name of the language model.
+        prefix: What stands before the base model's weights; `answers`: before those of question answering.
+        tokens: Name of the classifier of tokens.
+    """
+    return (
+        Head("GenaiGPTModel", f"{name}Model"),
+        Head("GenaiGPTForCausalLM", causal, prefix, (("lm_head", "lm_head"),)),
+        Head("GenaiGPTForSequenceClassification", f"{name}ForSequenceClassification", prefix, (("score", "score"),)),
+        Head("GenaiGPTForTokenClassification", f"{name}ForTokenClassification", prefix, ((tokens, "classifier"),)),
+        Head("GenaiGPTForQuestionAnswering", f"{name}ForQuestionAnswering", answers, ANSWERS),
+    )
+
+
+GPT2 = Layout(
+    name="GPT-2",
+    model_type="gpt2",
+    family="genai_gpt",
+    config="GPT2Config",
+    fields={
+        **{"n_positions": "max_position_embeddings", "n_embd": "hidden_size", "n_layer": "num_hidden_layers"},
+        **{"n_head": "num_attention_heads", "activation_function": "hidden_act", "resid_pdrop": "hidden_dropout_prob"},
+        **{"attn_pdrop": "attention_probs_dropout_prob", "layer_norm_epsilon": "layer_norm_eps"},
+        **same("add_cross_attention"),
+    },
+    constants={
+        **ONE_KIND_OF_HEADS,
+        **{"gated_mlp": False, "position_embedding_type": "learned", "norm_type": "layer_norm"},
+        **{"norm_position": "pre", "attention_bias": True, "mlp_bias": True, "activation_dropout_prob": 0.0},
+        "attention_type": lambda config: (
+            "scaled_dot" if config.attention_type == "additive" else config.attention_type
+        ),
+    },
+    refused={"scale_attn_by_inverse_layer_idx": False, "reorder_and_upcast_attn": False},
+    elsewhere=(
+        *("n_inner", "embd_pdrop", "scale_attn_weights", "summary_type", "summary_use_proj", "summary_activation"),
+        *("summary_proj_to_labels", "summary_first_dropout"),
+    ),
+    activations={"gelu_pytorch_tanh": "gelu_new"},
+    read=read_gpt2,
+    write=write_gpt2,
+    rows=(
+        ("wte", "embed_tokens"),
+        ("wpe", "embed_positions"),
+        ("h.*.ln_1", "layers.*.self_attn_norm"),
+        (
+            "h.*.attn.c_attn",
+            ("layers.*.self_attn.q_proj", "layers.*.self_attn.k_proj", "layers.*.self_attn.v_proj"),
+            CONV1D,
+        ),
+        ("h.*.attn.c_proj", "layers.*.self_attn.o_proj", CONV1D),
+        ("h.*.ln_cross_attn", "layers.*.cross_attn_norm"),
+        ("h.*.crossattention.q_attn", "layers.*.cross_attn.q_proj", CONV1D),
+        ("h.*.crossattention.c_attn", ("layers.*.cross_attn.k_proj", "layers.*.cross_attn.v_proj"), CONV1D),
+        ("h.*.crossattention.c_proj", "layers.*.cross_attn.o_proj", CONV1D),
+        ("h.*.ln_2", "layers.*.mlp_norm"),
+        ("h.*.mlp.c_fc", "layers.*.mlp.up_proj", CONV1D),
+        ("h.*.mlp.c_proj", "layers.*.mlp.down_proj", CONV1D),
+        ("ln_f", "norm"),
+    ),
+    heads=gpt_heads("GPT2", "GPT2LMHeadModel", "transformer.", "transformer."),
+)
+
+
+def read_rope(config: Any, head: str) -> dict[str, Any]:
+    rope = dict(config.rope_parameters)
+    if rope.get("partial_rotary_factor") not in (None, 1.0):
+        raise ValueError(
+            f"rope_parameters['partial_rotary_factor']={rope['partial_rotary_factor']} cannot be expressed by"
+            " genai_gpt, which turns the whole head: it must be 1.0"
+        )
+    return {"rope_parameters": rope, **read_token_dropout(config, head)}
+
+
+def write_rope(config: Any, head: str) -> dict[str, Any]:
+    return {"rope_parameters": dict(config.rope_parameters), **write_token_dropout(config, head)}
+
+
+LLAMA = Layout(
+    name="Llama",
+    model_type="llama",
+    family="genai_gpt",
+    config="LlamaConfig",
+    fields={
+        **same("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+        **same("hidden_act", "max_position_embeddings", "attention_bias", "mlp_bias", "head_dim"),
+        **{"rms_norm_eps": "layer_norm_eps", "attention_dropout": "attention_probs_dropout_prob"},
+    },
+    constants={
+        **{"hidden_size": whole_heads, "gated_mlp": True, "attention_type": "scaled_dot"},
+        **{"position_embedding_type": "rotary", "norm_type": "rms_norm", "norm_position": "pre"},
+        **{"hidden_dropout_prob": 0.0, "activation_dropout_prob": 0.0, "add_cross_attention": False},
+    },
+    refused={},
+    elsewhere=("pretraining_tp", "rope_parameters"),
+    read=read_rope,
+    write=write_rope,
+    rows=(
+        ("embed_tokens", "embed_tokens"),
+        ("layers.*.input_layernorm", "layers.*.self_attn_norm"),
+        ("layers.*.self_attn.q_proj", "layers.*.self_attn.q_proj"),
+        ("layers.*.self_attn.k_proj", "layers.*.self_attn.k_proj"),
+        ("layers.*.self_attn.v_proj", "layers.*.self_attn.v_proj"),
+        ("layers.*.self_attn.o_proj", "layers.*.self_attn.o_proj"),
+        ("layers.*.post_attention_layernorm", "layers.*.mlp_norm"),
+        ("layers.*.mlp.gate_proj", "layers.*.mlp.gate_proj"),
+        ("layers.*.mlp.up_proj", "layers.*.mlp.up_proj"),
+        ("layers.*.mlp.down_proj", "layers.*.mlp.down_proj"),
+        ("norm", "norm"),
+    ),
+    heads=gpt_heads("Llama", "LlamaForCausalLM", "model.", "transformer.", "score"),
+)
+MISTRAL = replace(
+    LLAMA,
+    name="Mistral",
+    model_type="mistral",
+    config="MistralConfig",
+    fields={ours: name for ours, name in LLAMA.fields.items() if not ours.endswith("_bias")},
+    constants={**LLAMA.constants, "attention_bias": False, "mlp_bias": False},
+    refused={"sliding_window": None},
+    heads=gpt_heads("Mistral", "MistralForCausalLM", "model.", "model.", "score"),
+    writable=False,
+)
+
+
+def read_t5(config: Any, head: str) -> dict[str, Any]:
+    name = config.dense_act_fn
+    if name not in ACTIVATIONS:
+        raise ValueError(
+            f"feed_forward_proj={config.feed_forward_proj!r} cannot be expressed by genai_t5: the activation must be"
+            f" one of {', '.join(ACTIVATIONS)}"
+        )
+    return {
+        "hidden_act": ACTIVATIONS[name],
+        "gated_mlp": config.is_gated_act,
+        "attention_probs_dropout_prob": config.dropout_rate,
+        "activation_dropout_prob": config.dropout_rate,
+        "scale_decoder_outputs": config.scale_decoder_outputs,
+        "max_position_embeddings": getattr(config, "n_positions", 512),
+    }
+
+
+def write_t5(config: Any, head: str) -> dict[str, Any]:
+    name = config.hidden_act
+    more = {key: getattr(config, key) for key in ("bos_token_id", "decoder_start_token_id")}
+    if config.max_position_embeddings != 512:
+        more["n_positions"] = config.max_position_embeddings  # a hint of the old configurations
+    if config.gated_mlp:  # "gated-gelu" is their name of the tanh approximation
+        name = {"gelu_pytorch_tanh": "gated-gelu", "gelu": "gated-gelu_python"}.get(name, f"gated-{name}")
+    return {
+        "feed_forward_proj": name,
+        "scale_decoder_outputs": config.scale_decoder_outputs,
+        "classifier_dropout": (
+            config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
+        ),
+        **{key: value for key, value in more.items() if value is not None},
+    }
+
+
+def t5_stack(side: str) -> Rows:
+    """Return the rows of "encoder" or "decoder"."""
+    block, layer = f"{side}.block.*.layer", f"{side}.layers.*"
+    last = 1 if side == "encoder" else 2
+    dense = f"{block}.{last}.DenseReluDense"
+    return (
+        *((f"{block}.0.SelfAttention.{name}", f"{layer}.self_attn.{name}_proj") for name in "qkvo"),
+        (f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias", f"{side}.relative_bias"),
+        (f"{block}.0.layer_norm", f"{layer}.self_attn_norm"),
+        *((f"{block}.1.EncDecAttention.{name}", f"{layer}.cross_attn.{name}_proj") for name in "qkvo" if last == 2),
+        *([(f"{block}.1.layer_norm", f"{layer}.cross_attn_norm")] if last == 2 else []),
+        ((f"{dense}.wi_0", f"{dense}.wi_1"), (f"{layer}.mlp.gate_proj", f"{layer}.mlp.up_proj")),
+        (f"{dense}.wi", f"{layer}.mlp.up_proj"),
+        (f"{dense}.wo", f"{layer}.mlp.down_proj"),
+        (f"{block}.{last}.layer_norm", f"{layer}.mlp_norm"),
+        (f"{side}.final_layer_norm", f"{side}.norm"),
+    )
+
+
+T5_CLASSIFIER = tuple((f"classification_head.{name}", f"classification_head.{name}") for name in ("dense", "out_proj"))
+T5 = Layout(
+    name="T5",
+    model_type="t5",
+    family="genai_t5",
+    config="T5Config",
+    fields={
+        **{"d_model": "hidden_size", "d_kv": "head_dim", "d_ff": "intermediate_size", "num_layers": "encoder_layers"},
+        **{"num_decoder_layers": "decoder_layers", "num_heads": "num_attention_heads"},
+        **same("relative_attention_num_buckets", "relative_attention_max_distance", "classifier_dropout"),
+        **{"dropout_rate": "hidden_dropout_prob", "layer_norm_epsilon": "layer_norm_eps"},
+    },
+    constants={
+        "num_key_value_heads": lambda config: config.num_attention_heads,
+        **{"attention_type": "dot", "position_embedding_type": "relative_bias", "norm_type": "rms_norm"},
+        **{"norm_position": "pre", "attention_bias": False, "mlp_bias": False},
+        "attention_probs_dropout_prob": lambda config: config.hidden_dropout_prob,
+        "activation_dropout_prob": lambda config: config.hidden_dropout_prob,
+    },
+    refused={"is_decoder": False},
+    elsewhere=("initializer_factor", "feed_forward_proj"),
+    read=read_t5,
+    write=write_t5,
+    rows=(("shared", "encoder.embed_tokens"), *t5_stack("encoder"), *t5_stack("decoder")),
+    heads=(
+        Head("GenaiT5Model", "T5Model"),
+        Head("GenaiT5EncoderModel", "T5EncoderModel"),
+        Head("GenaiT5ForConditionalGeneration", "T5ForConditionalGeneration", "", (("lm_head", "lm_head"),)),
+        Head("GenaiT5ForSequenceClassification", "T5ForSequenceClassification", "transformer.", T5_CLASSIFIER),
+        Head("GenaiT5ForTokenClassification", "T5ForTokenClassification", "transformer.", CLASSIFIER),
+        Head("GenaiT5ForQuestionAnswering", "T5ForQuestionAnswering", "", ANSWERS, constants=TWO_OUTPUTS),
+    ),
+)
+
+LAYOUTS = (BERT, ROBERTA, DISTILBERT, GPT2, LLAMA, MISTRAL, T5)
+# Near misses, and what keeps them out.
+UNFIT = {
+    "qwen2": "its attention has biases of queries, keys and values but none of the output, where attention_bias is"
+    " for all four",
+}
