@@ -6,6 +6,7 @@ the transposed matrix for one row that becomes wider. Each layout is a copy of t
 """
 
 import functools
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from torch import Tensor
 
 # activation -> what oneDNN calls it, and its variant
 FUSED = {"relu": ("relu", ""), "gelu": ("gelu", "none"), "gelu_pytorch_tanh": ("gelu", "tanh"), "silu": ("swish", "")}
-PLAIN = {
+PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
     "gelu_pytorch_tanh": functools.partial(F.gelu, approximate="tanh"),

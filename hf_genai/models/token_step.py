@@ -14,7 +14,6 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache
 
@@ -26,7 +25,8 @@ from .packed_linear import PackedLinear
 
 # A layer made of anything else (an adapter, a quantised weight) goes its own way.
 KNOWN = (TransformerLayer, SelfAttention, CrossAttention, FeedForward, DotScore, Linear, nn.Linear)
-KNOWN = (*KNOWN, nn.LayerNorm, nn.RMSNorm, nn.Dropout)
+# Norms are called as they are, and dropout does nothing here, whatever computes them in training.
+NORMS_AND_DROPOUT = (nn.LayerNorm, nn.RMSNorm, nn.Dropout)
 # Packing costs some steps' time: a generation shorter than this goes without.
 WARM_UP_STEPS = 4
 
@@ -127,20 +127,20 @@ def turn(vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def attend_rows(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """Return the context (N, H * E) of one query a row; query heads that share a key head are rows of one product.
+    """Return the context (N, K, R, E) of R queries to each key head, in two products.
+
+    Torch's fused attention is made for many queries; with one or a few it takes longer.
 
     Args:
-        query: (N, H, E).
+        query: (N, K, R, E): the heads that share a key head, and whatever else looks at the same keys.
         keys: (N, K, S, E), as values.
-        mask: added to the scores, (N or 1, 1 or H, 1, S), or None.
+        mask: added to the scores, broadcast to (N, K, R, S), or None.
     """
-    rows, heads, size = query.shape
-    groups = heads // keys.shape[1]
-    query = query.view(rows, keys.shape[1], groups, size)
-    if mask is not None and mask.shape[1] > 1:
-        mask = mask.reshape(len(mask), keys.shape[1], groups, -1)
-    context = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale)
-    return context.reshape(rows, heads * size)
+    keys, values = keys.flatten(0, 1), values.flatten(0, 1)  # (N * K, S, E)
+    scores = torch.baddbmm(query.new_zeros(1), query.flatten(0, 1), keys.transpose(1, 2), beta=0, alpha=scale)
+    if mask is not None:
+        scores = scores.view(*query.shape[:3], -1).add_(mask).view_as(scores)
+    return torch.bmm(torch.softmax(scores, -1), values).view(query.shape)
 
 
 def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -154,7 +154,8 @@ def steppable(layers: nn.ModuleList, config) -> bool:
     """Whether `StepLayers` computes what these layers do: known parts, none hooked, one activation for all."""
     if config.attention_type == "additive":
         return False
-    return all(type(module) in KNOWN and not hooked(module) for layer in layers for module in layer.modules())
+    parts = [module for layer in layers for module in layer.modules()]
+    return all((type(part) in KNOWN or isinstance(part, NORMS_AND_DROPOUT)) and not hooked(part) for part in parts)
 
 
 def hooked(module: nn.Module) -> bool:
@@ -216,13 +217,17 @@ class CachedStep:
         """(N, D) -> (N, D): what `TransformerStack.run` does for one token a row, but for the last norm."""
         own = getattr(cache, "self_attention_cache", cache)
         mask, source_mask = additive(mask, hidden.dtype), additive(source_mask, hidden.dtype)
+        rows, grouped = len(hidden), (len(hidden), self.steps.key_heads, -1, self.steps.head_dim)
+        if mask is not None and mask.shape[1] > 1:
+            mask = mask.reshape(len(mask), self.steps.key_heads, -1, mask.shape[3])  # (N or 1, K, G, S)
 
         def attend(index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            return attend_rows(query, *self.append(index, own.layers[index], key, value), mask, self.scale)
+            keys, values = self.append(index, own.layers[index], key, value)
+            return attend_rows(query.reshape(grouped), keys, values, mask, self.scale).view(rows, -1)
 
         def look(index: int, query: Tensor) -> Tensor:
             source = cache.cross_attention_cache.layers[index]
-            return attend_rows(query, source.keys, source.values, source_mask, self.scale)
+            return attend_rows(query.view(grouped), source.keys, source.values, source_mask, self.scale).view(rows, -1)
 
         return self.steps.run(hidden, angles, attend, look if with_source else None)
 

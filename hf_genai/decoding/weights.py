@@ -1,0 +1,101 @@
+"""A model's weights packed for decoding: as they are, in bfloat16, or in int8."""
+
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ..models.packed_linear import PLAIN, PackedLinear, packing_works
+from ..models.token_step import Pack, Rows, StepLayers
+
+
+class BFloat16Linear(PackedLinear):
+    """A linear map of float32 rows whose product is taken in bfloat16."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, activation: str | None = None):
+        super().__init__(weight.bfloat16(), None if bias is None else bias.bfloat16(), activation)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return super().__call__(x.bfloat16()).float()
+
+
+class Int8Linear:
+    """A linear map of float32 rows whose product is taken in 8-bit integers.
+
+    Each output's weights have a scale of their own, found once. The rows share a scale and a zero point, found anew in
+    each call, so a row's result depends a little on the others.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, activation: str | None = None):
+        weight = weight.detach()
+        scales = weight.abs().amax(1).clamp(min=1e-12) / 127  # (M,)
+        zeros = torch.zeros(len(weight), dtype=torch.long)
+        quantised = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+        self.packed = torch.ops.quantized.linear_prepack(quantised, None if bias is None else bias.detach())
+        self.activation = activation
+        # without the instruction for them, sums of full 8-bit products overflow
+        self.reduce_range = not vnni_supported()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(N, K) -> (N, M)."""
+        x = torch.ops.quantized.linear_dynamic(x.contiguous(), self.packed, self.reduce_range)
+        return x if self.activation is None else PLAIN[self.activation](x)
+
+
+def vnni_supported() -> bool:
+    """Whether this CPU adds up 8-bit products in 32 bits at once, as far as torch tells."""
+    tell: Any = getattr(torch.cpu, "_is_vnni_supported", None)
+    return tell is not None and bool(tell())
+
+
+PACKERS: dict[str, Pack] = {"float32": PackedLinear, "bfloat16": BFloat16Linear, "int8": Int8Linear}
+
+
+def packer(dtype: str) -> Pack:
+    """Return what packs weights in a dtype.
+
+    Raises:
+        ValueError: if the dtype is none of float32, bfloat16 and int8, or this machine cannot compute in it.
+    """
+    if dtype not in PACKERS:
+        raise ValueError(f"dtype must be one of {', '.join(PACKERS)}, not {dtype!r}")
+    if dtype == "bfloat16" and not packing_works(torch.bfloat16):
+        raise ValueError(
+            "dtype='bfloat16' needs a CPU with bfloat16 products in oneDNN; this one has none: use float32"
+        )
+    if dtype == "int8" and torch.backends.quantized.engine not in ("x86", "fbgemm", "onednn"):
+        raise ValueError(
+            "dtype='int8' needs torch.backends.quantized.engine to be 'x86', 'fbgemm' or 'onednn', not"
+            f" {torch.backends.quantized.engine!r}: use float32"
+        )
+    return PACKERS[dtype]
+
+
+@dataclass
+class PackedWeights:
+    """The layers and the head of a model, packed; `fingerprint` tells whether they are still the model's."""
+
+    layers: StepLayers
+    head: Rows
+    fingerprint: tuple
+
+
+_packed: WeakKeyDictionary[nn.Module, dict[str, PackedWeights]] = WeakKeyDictionary()
+
+
+def fingerprint(parameters: list[nn.Parameter]) -> tuple:
+    """Return where each parameter is, how often it was changed, and its sum, which also changes made through `.data`
+    change."""
+    return tuple((p.data_ptr(), p._version, str(p.detach().sum().item())) for p in parameters)
+
+
+def packed_weights(model: nn.Module, layers: nn.ModuleList, head: nn.Linear, config, dtype: str) -> PackedWeights:
+    """Return a model's weights in a dtype, packed now or by an earlier call if they have not changed since."""
+    pack = packer(dtype)
+    found = fingerprint([*layers.parameters(), *head.parameters()])
+    kept = _packed.setdefault(model, {})
+    if dtype not in kept or kept[dtype].fingerprint != found:
+        kept[dtype] = PackedWeights(StepLayers(layers, config, pack), pack(head.weight, head.bias, None), found)
+    return kept[dtype]
