@@ -263,6 +263,28 @@ def save_checkpoint(accelerator: Accelerator, history: History, output_dir: str,
     return folder
 
 
+def checkpoint_to_resume(output_dir: str, resume_from_checkpoint: str | None) -> str | None:
+    """Return the checkpoint folder to go on from; None to start anew.
+
+    Args:
+        resume_from_checkpoint: None or "false" to start anew, "true" for the last checkpoint in output_dir, else a
+            checkpoint folder.
+
+    Raises:
+        ValueError: there is none, or the one named is not whole.
+    """
+    if resume_from_checkpoint is None or resume_from_checkpoint.lower() == "false":
+        return None
+    if resume_from_checkpoint.lower() == "true":
+        found = [path for path in Path(output_dir).glob("checkpoint-*") if path.name.split("-")[1].isdigit()]
+        if not found:
+            raise ValueError(f"resume_from_checkpoint: {output_dir} holds no checkpoint to go on from")
+        return str(max(found, key=lambda path: int(path.name.split("-")[1])))
+    if not (Path(resume_from_checkpoint) / "history.json").is_file():
+        raise ValueError(f"resume_from_checkpoint: {resume_from_checkpoint} is no whole checkpoint of this loop")
+    return resume_from_checkpoint
+
+
 def summary(history: History) -> dict[str, Any]:
     """Return what results.json holds of a run."""
     last = max(history.evaluations, default=None)

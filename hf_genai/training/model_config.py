@@ -9,10 +9,13 @@ from .arguments import RecipeArguments
 from .parsing import COMMAND_LINE, unknown_key
 
 
-def build_config(arguments: RecipeArguments, source_tokenizer: Any, target_tokenizer: Any) -> Any:
+def build_config(arguments: Any, source_tokenizer: Any, target_tokenizer: Any) -> Any:
     """Return the model's config: the fields given, then what the tokenizers decide (sizes and special ids).
 
     With `model_name_or_path`, the fields given override those of the config found there.
+
+    Args:
+        arguments: of any recipe: `model` (a mapping and a name), `data`, and `where` each was set.
 
     Raises:
         ValueError: for an unknown field or model_type, a value that the config refuses, or a vocabulary that is
@@ -60,8 +63,8 @@ def build_config(arguments: RecipeArguments, source_tokenizer: Any, target_token
         raise ValueError(f"{origin}: model: {' '.join(str(error).split())}") from error
     positions = getattr(config, "max_position_embeddings", None)
     for key in ("max_source_length", "max_target_length"):
-        length = getattr(arguments.data, key)
-        if positions is not None and length > positions:
+        length = getattr(arguments.data, key, None)  # of recipes on pairs
+        if positions is not None and length is not None and length > positions:
             raise ValueError(f"{key} ({length}) must be at most the model's max_position_embeddings ({positions})")
     return config
 

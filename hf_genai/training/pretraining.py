@@ -1,0 +1,320 @@
+"""What the pretraining recipe is made of: its arguments, and from raw texts to rows, objective and model."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from ..data import train_tokenizer
+from ..data.packing import PackingReport, pack
+from ..evaluation.baselines import bigram_loss, unigram_loss
+from ..objectives import fill_in_the_middle
+from ..objectives.causal_lm import CausalLMCollator
+from ..objectives.masked_lm import MaskedLMCollator, word_ids
+from ..objectives.prefix_lm import PrefixLMCollator
+from ..objectives.span_corruption import SpanCorruptionCollator, length_before
+from .loop import LoopOptions
+from .parsing import argument, parse
+
+logger = logging.getLogger(__name__)
+
+# objective -> the Auto class of the models that can learn it
+AUTO_CLASSES = {
+    "clm": "AutoModelForCausalLM",
+    "mlm": "AutoModelForMaskedLM",
+    "span_corruption": "AutoModelForSeq2SeqLM",
+    "prefix_lm": "AutoModelForCausalLM",
+    "fim": "AutoModelForCausalLM",
+}
+
+
+@dataclass
+class TextArguments:
+    """Raw texts: where they are and how they are cut into rows."""
+
+    _argument_group_name = "data"
+
+    data: list[str] = argument(
+        ["stdlib:prose"], "stdlib:prose, stdlib:code, file(s) (txt, csv, tsv, jsonl, parquet), or a Hub data set"
+    )
+    text_column: str = argument("text", "column of the texts")
+    validation_data: str = argument("0.05", "share of the texts held out, a file, or a split of a Hub data set")
+    max_rows: int | None = argument(None, "at most so many training texts, drawn by the seed")
+    row_length: int = argument(128, "tokens of a row, at most; longer texts are cut into several")
+    packing: bool = argument(True, "put several short texts into one row; they do not see each other")
+    data_config: str | None = argument(None, "configuration of a Hub data set that has several")
+    data_revision: str | None = argument(None, "branch, tag or commit of a Hub data set")
+    data_license: str | None = argument(None, "licence of your own data, for the card")
+    languages: list[str] | None = argument(None, "language codes of your own data, for the card")
+
+
+@dataclass
+class ObjectiveArguments:
+    """What is learned."""
+
+    _argument_group_name = "objective"
+
+    objective: Literal["clm", "mlm", "span_corruption", "prefix_lm", "fim"] = argument(
+        "clm", "the next token; masked tokens (BERT); spans (T5); what follows a prefix; the middle (code)"
+    )
+    mask_prob: float = argument(0.15, "mlm: share of the tokens that are to be predicted")
+    whole_words: bool = argument(False, "mlm: mask all tokens of a word together")
+    noise_density: float = argument(0.15, "span_corruption: share of the tokens that are taken out")
+    mean_span_length: float = argument(3.0, "span_corruption: tokens of a span, on average")
+    fim_prob: float = argument(0.5, "fim: share of the texts whose middle is moved to the end")
+    spm_prob: float = argument(0.5, "fim: share of these in the order suffix, prefix, middle")
+
+
+@dataclass
+class NewTokenizerArguments:
+    """The tokenizer, trained on the training texts unless one is named."""
+
+    _argument_group_name = "tokenizer"
+
+    tokenizer_name_or_path: str | None = argument(None, "use this tokenizer instead of training one")
+    tokenizer_kind: Literal["byte_bpe", "unigram", "wordpiece", "word", "char"] = argument("byte_bpe", "algorithm")
+    vocab_size: int = argument(4096, "tokens, the special ones included")
+
+
+@dataclass
+class PretrainModelArguments:
+    """A new model of the given config, or a trained one to go on with."""
+
+    _argument_group_name = "model"
+
+    model: dict = argument({}, "mapping: model_type and fields of its config; --model.FIELD VALUE on the command line")
+    model_name_or_path: str | None = argument(None, "go on with this model instead of a new one")
+    model_title: str | None = argument(None, "title of the model card")
+    model_license: str | None = argument(None, "licence of the weights by its Hub name (apache-2.0), for the card")
+
+
+@dataclass
+class PretrainLoopArguments(LoopOptions):
+    """The training loop; a step's batch has per_device_batch_size x gradient_accumulation_steps x processes rows."""
+
+    _argument_group_name = "training"
+
+    output_dir: str = argument("", "folder of the run")
+    max_steps: int = argument(1000, "steps of the optimiser")
+    adam_betas: list[float] = argument([0.9, 0.95], "AdamW's two decay rates")  # type: ignore[assignment]
+    mixed_precision: Literal["no", "bf16", "fp16"] = argument("no", "as Accelerate has it")
+    num_processes: int | None = argument(None, "refuse to start with another number of processes")
+    num_threads: int = argument(1, "torch threads on a CPU; 0 leaves torch's own choice")
+    resume_from_checkpoint: str | None = argument(
+        None, "a checkpoint folder, or no value for the last one in output_dir", nargs="?", const="true"
+    )
+    overwrite_output_dir: bool = argument(False, "allow an output_dir that holds another run")
+    num_samples: int = argument(5, "samples shown and written on the card")
+    push_to_hub: bool = argument(False, "push the folder at the end")
+    hub_model_id: str | None = argument(None, "the model's name on the Hub")
+
+
+@dataclass
+class PretrainArguments:
+    """All groups of one run, with the mapping that reproduces them."""
+
+    data: TextArguments
+    objective: ObjectiveArguments
+    tokenizer: NewTokenizerArguments
+    model: PretrainModelArguments
+    training: PretrainLoopArguments
+    given: dict[str, Any]
+    where: dict[str, str]
+
+
+def parse_pretrain_arguments(argv: Sequence[str] | None, description: str | None = None) -> PretrainArguments:
+    """Read `[CONFIG.yaml] [--key value ...]`; see `parsing.parse`.
+
+    Raises:
+        ValueError: an unknown key, or a value that is not possible.
+    """
+    groups = (
+        *(TextArguments, ObjectiveArguments, NewTokenizerArguments, PretrainModelArguments),
+        PretrainLoopArguments,
+    )
+    parsed = parse(groups, argv, description, "pretrain_text.py")
+    data, objective, tokenizer, model, training = parsed.groups
+    arguments = PretrainArguments(data, objective, tokenizer, model, training, parsed.given, parsed.where)
+    for name in ("max_steps", "per_device_batch_size", "gradient_accumulation_steps", "logging_steps"):
+        if getattr(training, name) < 1:
+            raise ValueError(f"{name} must be at least 1, not {getattr(training, name)}")
+    if arguments.data.row_length < 8:
+        raise ValueError(f"row_length must be at least 8, not {arguments.data.row_length}")
+    if len(training.adam_betas) != 2:
+        raise ValueError(f"adam_betas must be two numbers, not {training.adam_betas}")
+    if training.push_to_hub and not training.hub_model_id:
+        raise ValueError("push_to_hub needs hub_model_id, the model's name on the Hub: --hub_model_id you/name")
+    return arguments
+
+
+def special_tokens(objective: str) -> list[str]:
+    """Return the tokens that an objective needs beside the usual ones."""
+    if objective == "span_corruption":
+        return [f"<extra_id_{number}>" for number in range(100)]
+    return {"mlm": ["<mask>"], "fim": list(fill_in_the_middle.TOKENS)}.get(objective, [])
+
+
+def make_tokenizer(arguments: PretrainArguments, texts: Sequence[str]) -> PreTrainedTokenizerBase:
+    """Train a tokenizer with the tokens that the objective needs, or open the one that is named.
+
+    Raises:
+        ValueError: the named one lacks such tokens, or padding or end.
+    """
+    options, objective = arguments.tokenizer, arguments.objective.objective
+    needed = special_tokens(objective)
+    name = options.tokenizer_name_or_path or arguments.model.model_name_or_path
+    if name is None:
+        tokenizer = train_tokenizer(
+            texts, options.tokenizer_kind, options.vocab_size - len(needed), model_max_length=arguments.data.row_length
+        )
+        if objective == "mlm":
+            tokenizer.add_special_tokens({"mask_token": needed[0]})
+        elif needed:
+            tokenizer.add_tokens(needed, special_tokens=True)
+        return tokenizer
+    from transformers import AutoTokenizer
+
+    named: Any = AutoTokenizer.from_pretrained(name)
+    if named.pad_token_id is None or named.eos_token_id is None:
+        raise ValueError(f"the tokenizer of {name} must have a padding and an end token")
+    lacking = [token for token in needed if token not in named.get_vocab()]
+    if lacking and not (objective == "mlm" and named.mask_token_id is not None):
+        shown = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
+        raise ValueError(f"the tokenizer of {name} lacks {shown}, which the objective {objective} needs")
+    return named
+
+
+def make_rows(
+    arguments: PretrainArguments, tokenizer: PreTrainedTokenizerBase, texts: Dataset
+) -> tuple[Dataset, PackingReport | None]:
+    """Tokenize texts and cut or pack them into rows."""
+    data, kind = arguments.data, arguments.objective
+    words = kind.objective == "mlm" and kind.whole_words
+    if words and data.packing:
+        raise ValueError("whole_words=True needs packing=False: words are counted within a text")
+
+    def tokenize(batch: dict[str, list[str]]) -> dict[str, list]:
+        encoded = tokenizer(batch[data.text_column], verbose=False)
+        found = {"input_ids": encoded["input_ids"]}
+        return found | (
+            {"word_ids": [word_ids(encoded, row) for row in range(len(found["input_ids"]))]} if words else {}
+        )
+
+    rows = texts.map(tokenize, batched=True, remove_columns=texts.column_names)
+    length = row_length(arguments)
+    if data.packing and kind.objective != "prefix_lm":
+        return pack(rows, length)
+
+    def cut(batch: dict[str, list]) -> dict[str, list]:
+        return {
+            name: [ids[start : start + length] for ids in column for start in range(0, len(ids), length)]
+            for name, column in batch.items()
+        }
+
+    least = 2 if kind.objective in ("span_corruption", "prefix_lm") else 1
+    rows = rows.map(cut, batched=True).filter(lambda row: len(row["input_ids"]) > least)
+    return rows, None
+
+
+def row_length(arguments: PretrainArguments) -> int:
+    """Return the tokens of a row before the objective changes it, so that it has row_length after."""
+    kind, length = arguments.objective, arguments.data.row_length
+    if kind.objective == "span_corruption":
+        return length_before(length, kind.noise_density, kind.mean_span_length)
+    return length - 3 if kind.objective == "fim" else length
+
+
+def make_collator(arguments: PretrainArguments, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict]], dict]:
+    """Return what makes a batch of rows."""
+    kind = arguments.objective
+    if kind.objective == "mlm":
+        return MaskedLMCollator(tokenizer, kind.mask_prob, whole_words=kind.whole_words)
+    if kind.objective == "span_corruption":
+        return SpanCorruptionCollator(tokenizer, kind.noise_density, kind.mean_span_length)
+    if kind.objective == "fim":
+        return fill_in_the_middle.FillInTheMiddleCollator(tokenizer, kind.fim_prob, kind.spm_prob)
+    pad: Any = tokenizer.pad_token_id
+    return PrefixLMCollator(pad) if kind.objective == "prefix_lm" else CausalLMCollator(pad)
+
+
+def check_fit(model: Any, tokenizer: PreTrainedTokenizerBase, arguments: PretrainArguments) -> None:
+    """Refuse a model that the tokenizer or the rows do not fit.
+
+    Raises:
+        ValueError: more token ids than the model has, or rows longer than its positions.
+    """
+    config, largest = model.config, max(tokenizer.get_vocab().values())
+    if largest >= config.vocab_size:
+        raise ValueError(f"the tokenizer has ids up to {largest}, but the model a vocab_size of {config.vocab_size}")
+    room = getattr(config, "max_position_embeddings", None)
+    learned = getattr(config, "position_embedding_type", "learned") == "learned"
+    if room and learned and arguments.data.row_length > room:
+        raise ValueError(
+            f"row_length ({arguments.data.row_length}) must be at most the model's max_position_embeddings ({room})"
+        )
+    if config.model_type == "genai_rnn" and arguments.data.packing:
+        raise ValueError("packing must be false for a recurrent model: its state would leak from text to text")
+
+
+def new_model(arguments: PretrainArguments, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Return the model to train: a new one, whose vocabulary and special ids are the tokenizer's, or the one named."""
+    import transformers
+
+    from .model_config import build_config
+
+    auto = getattr(transformers, AUTO_CLASSES[arguments.objective.objective])
+    if arguments.model.model_name_or_path:
+        return auto.from_pretrained(arguments.model.model_name_or_path)
+    config = build_config(arguments, tokenizer, tokenizer)
+    try:
+        return auto.from_config(config)
+    except ValueError as error:
+        known = ", ".join(sorted(c.model_type for c in auto._model_mapping if c.model_type.startswith("genai")))
+        objective = arguments.objective.objective
+        raise ValueError(
+            f"model.model_type {config.model_type!r} cannot learn {objective}; of ours, {known} can"
+        ) from error
+
+
+def baselines(objective: str, train: Dataset, validation: Dataset, vocab_size: int) -> dict[str, dict[str, float]]:
+    """Return the losses, in nats per token, that need no training: of single tokens and, for causal ones, of pairs."""
+    texts, held_out = train["input_ids"][:], validation["input_ids"][:]
+    found = {"single tokens' frequencies": {"loss": unigram_loss(texts, held_out, vocab_size)}}
+    if objective in ("clm", "fim"):
+        found["pairs of tokens (bigram)"] = {"loss": bigram_loss(texts, held_out, vocab_size)}
+    return {name: {key: round(value, 4) for key, value in row.items()} for name, row in found.items()}
+
+
+@torch.no_grad()
+def samples(
+    model: Any, tokenizer: PreTrainedTokenizerBase, objective: str, rows: Dataset, collate, count: int
+) -> list:
+    """Return (what the model was given, what stood there, what it wrote) of the first held-out rows."""
+    model.eval()
+    found: list[tuple[str, ...]] = []
+    for row in rows.select(range(min(count, len(rows)))):
+        ids = row["input_ids"][: row["lengths"][0]] if "lengths" in row else row["input_ids"]
+        if objective in ("clm", "prefix_lm", "fim"):
+            half = max(len(ids) // 2, 1)
+            prompt = torch.tensor([ids[:half]], device=model.device)
+            made = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=20, do_sample=False)
+            parts = (ids[:half][-20:], ids[half : half + 20], made[0, half:].tolist())
+        else:
+            if hasattr(collate, "generator"):
+                collate.generator = torch.Generator().manual_seed(len(found))
+            example = {name: row[name][: min(len(ids), 40)] for name in ("input_ids", "word_ids") if name in row}
+            batch = {name: value.to(model.device) for name, value in collate([example]).items()}
+            labels = batch.pop("labels")[0]
+            if objective == "mlm":
+                chosen = labels != -100
+                guesses = model(**batch).logits[0].argmax(-1)[chosen]
+                parts = (batch["input_ids"][0].tolist(), labels[chosen].tolist(), guesses.tolist())
+            else:
+                made = model.generate(**batch, max_new_tokens=len(labels) + 8, do_sample=False)
+                parts = (batch["input_ids"][0].tolist(), labels.tolist(), made[0, 1:].tolist())
+        found.append(tuple(str(tokenizer.decode(part)) for part in parts))
+    return found

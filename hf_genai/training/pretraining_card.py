@@ -1,0 +1,73 @@
+"""What the model card says about a pretraining run."""
+
+from typing import Any
+
+from ..cards import CardData
+
+_TASKS = {
+    "clm": ("text-generation", "predicts each next token"),
+    "prefix_lm": ("text-generation", "continues a text whose beginning it reads in both directions"),
+    "fim": ("text-generation", "continues a text, or fills in its middle"),
+    "mlm": ("fill-mask", "fills in masked tokens"),
+    "span_corruption": ("text2text-generation", "writes the spans that were taken out of a text"),
+}
+
+
+def card_of_pretraining(arguments: Any, results: dict[str, Any], texts: Any) -> CardData:
+    """Return what the model card says about a run; `results` is what results.json holds."""
+    where, objective = texts.provenance, results["objective"]
+    task, does = _TASKS[objective]
+    before = arguments.model.model_name_or_path
+    how = "trained further" if before else "trained from scratch"
+    return CardData(
+        title=arguments.model.model_title or f"{results['model_type']} {objective}",
+        summary=f"A {results['model_type']} model that {does}, {how} by hf_genai on {where.name}.",
+        model_type=results["model_type"],
+        parameters=results["parameters"],
+        license=arguments.model.model_license,
+        languages=where.languages,
+        pipeline_tag=task,
+        usage=_usage(task, results),
+        data_name=where.name,
+        data_description=where.description,
+        data_source=where.origin,
+        data_license=where.licence,
+        data_synthetic=where.synthetic,
+        data_counts={split: f"{count:,} rows" for split, count in results["rows"].items()},
+        training_command=results["command"],
+        training_seconds=results["train_seconds"],
+        hyperparameters={
+            key: value
+            for key, value in results["settings"].items()
+            if key not in ("output_dir", "overwrite_output_dir")
+        },
+        versions=results["versions"],
+        hardware=results["hardware"],
+        speed={"Training": f"{results['tokens_per_second']:,} predicted tokens per second"},
+        evaluation_data=f"{results['rows']['validation']} rows of held-out texts of {where.name}",
+        evaluation_split="validation",
+        scores={"loss": results["loss"], "perplexity": results["perplexity"]},
+        baselines=results["baselines"],
+        samples=results["samples"],
+        samples_note="The first held-out rows, not chosen: what the model was given, what stood there, what it wrote.",
+        limits=(
+            f"Trained on {results['tokens']:,} predicted tokens of the texts named above, and measured on such texts"
+            " alone. What it writes need not be true, nor sensible. Loss is in nats per predicted token of its own"
+            " tokenizer, and not to be compared across tokenizers."
+        ),
+        bias="Not studied. The model repeats what its training texts say about people and places, and how.",
+    )
+
+
+def _usage(task: str, results: dict[str, Any]) -> str | None:
+    """Return code that runs the model, for tasks that transformers has a pipeline for."""
+    if task == "text2text-generation" or not results["samples"]:
+        return None
+    given = results["samples"][0][0] if task == "fill-mask" else results["samples"][0][0].strip()
+    lines = ["from transformers import pipeline", ""]
+    lines.append(f'model = pipeline("{task}", model="MODEL_ID", trust_remote_code=True)')
+    if task == "fill-mask":
+        lines.append('print(model("The " + model.tokenizer.mask_token + " of the function")[0]["sequence"])')
+    else:
+        lines.append(f"print(model({given[:60]!r}, max_new_tokens=20, do_sample=False)[0]['generated_text'])")
+    return "\n".join(lines)

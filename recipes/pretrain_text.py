@@ -1,0 +1,125 @@
+"""Pretrain a BERT-, GPT- or T5-style model from raw text: next tokens, masked ones, spans, suffixes or middles.
+
+On a CPU, about two minutes, with texts of the interpreter's own:
+    python recipes/pretrain_text.py recipes/configs/pretrain_text/gpt_tiny.yaml --output_dir outputs/gpt
+With your own texts (txt, csv, tsv, jsonl, parquet), or a data set on the Hub:
+    python recipes/pretrain_text.py recipes/configs/pretrain_text/bert_small.yaml --data texts.parquet --output_dir DIR
+One GPU, or all of a machine:
+    accelerate launch --config_file recipes/accelerate/ddp.yaml recipes/pretrain_text.py CONFIG --output_dir DIR
+Many machines: torchrun --nnodes 4 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint HOST:PORT \
+recipes/pretrain_text.py CONFIG --output_dir DIR
+Go on after an interruption: the same command and --resume_from_checkpoint true
+
+Expected results and costs stand in recipes/README.md and on top of each config.
+"""
+
+import logging
+import shlex
+import sys
+import time
+
+import torch
+from accelerate import Accelerator
+from transformers import set_seed
+
+import hf_genai  # noqa: F401 (registers the model types)
+from hf_genai.data.texts import load_texts
+from hf_genai.hub import push, save_for_hub
+from hf_genai.training import loop
+from hf_genai.training.checkpoints import prepare_output_dir
+from hf_genai.training.pretraining import (
+    baselines,
+    check_fit,
+    make_collator,
+    make_rows,
+    make_tokenizer,
+    new_model,
+    parse_pretrain_arguments,
+    samples,
+)
+from hf_genai.training.pretraining_card import card_of_pretraining
+from hf_genai.training.results import bare, hardware, versions, write_json
+from hf_genai.training.trainer import TrainingInterrupted
+
+logger = logging.getLogger("hf_genai.recipes.pretrain_text")
+
+
+def main(argv: list[str] | None = None) -> dict:
+    """Run the recipe; return output_dir and what results.json holds (of a distributed run, in its first process)."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    arguments = parse_pretrain_arguments(argv, __doc__)
+    data, training, folder = arguments.data, arguments.training, arguments.training.output_dir
+    accelerator = Accelerator(mixed_precision=training.mixed_precision, cpu=not torch.cuda.is_available())
+    if training.num_processes not in (None, accelerator.num_processes):
+        raise ValueError(
+            f"num_processes: {training.num_processes} processes were asked for, but {accelerator.num_processes} run:"
+            " start them by torchrun or `accelerate launch` with a profile of recipes/accelerate"
+        )
+    checkpoint = loop.checkpoint_to_resume(folder, training.resume_from_checkpoint)
+    if accelerator.is_main_process:
+        prepare_output_dir(folder, training.overwrite_output_dir, checkpoint)
+    accelerator.wait_for_everyone()
+    if training.num_threads and accelerator.device.type == "cpu":
+        torch.set_num_threads(training.num_threads)
+    set_seed(training.seed)
+    started = time.perf_counter()
+
+    held_out = data.validation_data
+    texts = load_texts(
+        data.data[0] if len(data.data) == 1 else data.data,
+        columns=[data.text_column],
+        validation=float(held_out) if held_out.replace(".", "", 1).isdigit() else held_out,
+        test=0.0,
+        max_rows=data.max_rows,
+        seed=training.seed,
+        config_name=data.data_config,
+        revision=data.data_revision,
+        licence=data.data_license,
+        languages=data.languages or (),
+    )
+    if not len(texts.validation):
+        raise ValueError(f"validation_data ({held_out}) holds no text: the trained model is scored on it")
+    tokenizer = make_tokenizer(arguments, texts.train[data.text_column][:])
+    rows, packed = make_rows(arguments, tokenizer, texts.train)
+    validation, _ = make_rows(arguments, tokenizer, texts.validation)
+    if packed:
+        logger.warning("packed: %s", packed)
+    model = new_model(arguments, tokenizer)
+    check_fit(model, tokenizer, arguments)
+    collate = make_collator(arguments, tokenizer)
+
+    history = loop.train(model, rows, collate, training, validation, accelerator, checkpoint)
+    model = accelerator.unwrap_model(model)
+    if not accelerator.is_main_process:
+        return {}
+    objective = arguments.objective.objective
+    results = {
+        **loop.summary(history),
+        "objective": objective,
+        "model_type": model.config.model_type,
+        "parameters": model.num_parameters(),
+        "baselines": baselines(objective, rows, validation, model.config.vocab_size),
+        "fill_rate": None if packed is None else round(packed.fill_rate, 4),
+        "rows": {"train": len(rows), "validation": len(validation)},
+        "samples": samples(model, tokenizer, objective, validation, collate, training.num_samples),
+        "command": shlex.join(["python", "recipes/pretrain_text.py", *bare(argv)]),
+        "settings": arguments.given,
+        "versions": versions(),
+        "hardware": hardware(accelerator.device, accelerator.num_processes),
+        "losses": [round(loss, 4) for loss in history.losses],
+        "total_seconds": round(time.perf_counter() - started, 1),
+    }
+    write_json(f"{folder}/results.json", results)
+    card = card_of_pretraining(arguments, results, texts)
+    save_for_hub(folder, model, tokenizer, card, attachments=[f"{folder}/results.json"], overwrite=True)
+    if training.push_to_hub:
+        push(folder, training.hub_model_id)
+    return {**results, "output_dir": folder}
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except TrainingInterrupted as interruption:
+        print(interruption, file=sys.stderr)
+        sys.exit(interruption.exit_code)

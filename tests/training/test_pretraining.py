@@ -1,0 +1,131 @@
+"""The pretraining recipe: each objective through main, and what it refuses before training."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import AutoModel, AutoTokenizer
+
+from hf_genai.training.pretraining import parse_pretrain_arguments, row_length
+
+CONFIGS = Path(__file__).parents[2] / "recipes" / "configs" / "pretrain_text"
+SMALL = [
+    "--max_rows",
+    "60",
+    "--max_steps",
+    "3",
+    "--row_length",
+    "64",
+    "--vocab_size",
+    "700",
+    "--eval_steps",
+    "0",
+    "--validation_data",
+    "0.2",
+]
+SMALL += ["--model.hidden_size", "32", "--num_samples", "2", "--per_device_batch_size", "4", "--warmup_steps", "1"]
+recipe = importlib.import_module("recipes.pretrain_text")
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    path = tmp_path_factory.mktemp("texts") / "texts.txt"
+    words = [
+        "the",
+        "cat",
+        "sat",
+        "on",
+        "a",
+        "mat",
+        "and",
+        "saw",
+        "how",
+        "the",
+        "dog",
+        "ran",
+        "over",
+        "a",
+        "hill",
+        "to",
+        "find",
+        "its",
+        "bone",
+    ]
+    lines = [" ".join(words[(start * step) % 16] for step in range(1, 30)) + f" {start}" for start in range(80)]
+    path.write_text("\n\n".join(lines), "utf-8")
+    return str(path)
+
+
+def run(config, texts, folder, *more):
+    return recipe.main([str(CONFIGS / f"{config}.yaml"), "--data", texts, "--output_dir", str(folder), *SMALL, *more])
+
+
+@pytest.mark.parametrize("config", ["gpt_tiny", "bert_tiny", "t5_tiny", "code_tiny"])
+def test_each_objective_ends_in_a_folder_with_model_card_and_metrics(config, texts, tmp_path):
+    results = run(config, texts, tmp_path / "run")
+    assert results["steps"] == 3
+    assert results["loss"] > 0
+    assert results["baselines"]["single tokens' frequencies"]["loss"] > 0
+    assert len(results["samples"]) == 2
+    saved = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert saved["loss"] == results["loss"]
+    card = (tmp_path / "run" / "README.md").read_text("utf-8")
+    assert "Baseline: single tokens' frequencies" in card
+    assert str(tmp_path) not in card
+    model, tokenizer = AutoModel.from_pretrained(tmp_path / "run"), AutoTokenizer.from_pretrained(tmp_path / "run")
+    assert len(tokenizer) <= model.config.vocab_size
+    if config != "t5_tiny":
+        assert 0.5 < results["fill_rate"] <= 1
+
+
+def test_a_prefix_language_model_and_whole_words_train_too(texts, tmp_path):
+    assert run("gpt_tiny", texts, tmp_path / "one", "--objective", "prefix_lm")["loss"] > 0
+    more = ["--whole_words", "true", "--packing", "false"]
+    assert run("bert_tiny", texts, tmp_path / "two", *more)["fill_rate"] is None
+
+
+def test_a_run_that_is_there_is_not_overwritten_and_can_be_gone_on_from(texts, tmp_path):
+    whole = run("gpt_tiny", texts, tmp_path / "whole")
+    run("gpt_tiny", texts, tmp_path / "part", "--save_steps", "2")
+    with pytest.raises(ValueError, match="not empty"):
+        run("gpt_tiny", texts, tmp_path / "part")
+    again = run("gpt_tiny", texts, tmp_path / "part", "--resume_from_checkpoint", "true")
+    assert again["losses"] == whole["losses"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--objectiv", "clm"], "unknown key 'objectiv'; did you mean 'objective'"),
+        (["--objective", "cml"], "invalid choice: 'cml'"),
+        (["--model.hiden_size", "8"], "unknown key 'model.hiden_size'; did you mean 'model.hidden_size'"),
+        (["--num_processes", "2"], "2 processes were asked for, but 1 run"),
+        (["--text_column", "body"], "no column body; columns found: text"),
+        (["--validation_data", "0"], "holds no text"),
+        (["--objective", "mlm"], "cannot learn mlm; of ours, genai_bert"),
+        (
+            ["--model.position_embedding_type", "learned", "--model.max_position_embeddings", "32"],
+            r"row_length \(64\)",
+        ),
+        (["--whole_words", "true", "--objective", "mlm"], "packing=False"),
+        (["--max_steps", "0"], "max_steps must be at least 1"),
+        (["--push_to_hub", "true"], "push_to_hub needs hub_model_id"),
+        (["--resume_from_checkpoint", "true"], "no checkpoint to go on from"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_training(more, message, texts, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        run("gpt_tiny", texts, tmp_path / "run", *more)
+
+
+def test_rows_are_as_long_after_the_objective_as_asked_for(tmp_path):
+    arguments = [str(CONFIGS / "t5_tiny.yaml"), "--output_dir", str(tmp_path / "run"), "--row_length", "512"]
+    assert row_length(parse_pretrain_arguments(arguments)) == 568
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_each_config_is_known_to_the_recipe(path, tmp_path):
+    arguments = parse_pretrain_arguments([str(path), "--output_dir", str(tmp_path / "run")])
+    assert arguments.model.model["model_type"] in yaml.safe_load(path.read_text("utf-8"))["model"].values()
