@@ -183,11 +183,11 @@ class GenaiGPTForSequenceClassification(GenaiGPTPreTrainedModel):
         if attention_mask is None and input_ids is not None and self.config.pad_token_id is not None:
             attention_mask = input_ids != self.config.pad_token_id
         if attention_mask is None or attention_mask.ndim != 2:
-            last = torch.full((len(hidden),), hidden.shape[1] - 1, device=hidden.device)
+            last = torch.full((hidden.shape[0],), hidden.shape[1] - 1, device=hidden.device)
         else:
             places = torch.arange(hidden.shape[1], device=hidden.device)
             last = (places * attention_mask[:, -hidden.shape[1] :].long()).argmax(1)  # (B,)
-        logits = self.score(hidden[torch.arange(len(hidden), device=hidden.device), last])
+        logits = self.score(hidden[torch.arange(hidden.shape[0], device=hidden.device), last])
         loss = None if labels is None else classification_loss(self, logits, labels)
         return SequenceClassifierOutputWithPast(
             loss, logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions

@@ -189,7 +189,7 @@ class GenaiT5Model(GenaiT5PreTrainedModel):
         elif decoder_input_ids is not None:
             raise ValueError("give either decoder_input_ids or decoder_inputs_embeds, not both")
         source = encoder_outputs.last_hidden_state
-        if len(source) != len(decoder_inputs_embeds):
+        if source.shape[0] != decoder_inputs_embeds.shape[0]:  # len() would fix the size in an exported graph
             raise ValueError(
                 f"decoder_input_ids must have a row for each of the {len(source)} sources, not"
                 f" {len(decoder_inputs_embeds)}"
@@ -370,7 +370,7 @@ class GenaiT5ForSequenceClassification(GenaiT5PreTrainedModel):
                 " classified from it"
             )
         last = (torch.arange(ends.shape[1], device=ends.device) * ends).argmax(1)  # (B,)
-        logits = self.classification_head(hidden[torch.arange(len(hidden), device=hidden.device), last])
+        logits = self.classification_head(hidden[torch.arange(hidden.shape[0], device=hidden.device), last])
         loss = None if labels is None else classification_loss(self, logits, labels)
         return Seq2SeqSequenceClassifierOutput(loss=loss, logits=logits, **seq2seq_outputs(outputs))
 
