@@ -70,15 +70,19 @@ class TransformerLayer(GradientCheckpointingLayer):
     def forward(
         self,
         hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
         position_bias: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         past_key_values: Cache | None = None,
         **kwargs,
     ) -> Tensor:
-        """(B, T, D) -> (B, T, D). What may need a gradient comes first: checkpoints follow positional tensors only."""
+        """(B, T, D) -> (B, T, D).
+
+        What may need a gradient comes first, as checkpoints follow positional tensors only: the mask, too, since a
+        position bias may be in it.
+        """
         more = {"past_key_values": past_key_values, **kwargs}
         hidden_states = self.add(
             hidden_states,

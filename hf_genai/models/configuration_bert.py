@@ -70,6 +70,11 @@ class GenaiBertConfig(GenaiTransformerConfig):
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
         if self.position_offset and self.pad_token_id is None:
             raise ValueError("position_offset counts the tokens that are not pad_token_id, which is None")
+        if self.position_offset and self.position_embedding_type != "learned":
+            raise ValueError(
+                "position_offset is a row of the table of learned positions: it must be 0 with"
+                f" position_embedding_type={self.position_embedding_type!r}, not {self.position_offset}"
+            )
 
 
 __all__ = ["GenaiBertConfig"]

@@ -43,7 +43,7 @@ class GenaiBertPreTrainedModel(GenaiTransformerPreTrainedModel):
 
 
 class GenaiBertPooler(nn.Module):
-    """What is known of a whole text: its first token's vector, projected.
+    """What is known of a whole text: the vector of its first token that is no padding, projected.
 
     Reference: Devlin et al. (2019), section 3.1 ("the final hidden state corresponding to [CLS]").
     """
@@ -53,9 +53,13 @@ class GenaiBertPooler(nn.Module):
         self.dense = Linear(config.hidden_size, config.hidden_size)
         self.activation = torch.tanh if config.pooler_act == "tanh" else torch.relu
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """(B, T, D) -> (B, D)."""
-        return self.activation(self.dense(hidden_states[:, 0]))
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """(B, T, D) -> (B, D); attention_mask is (B, T)."""
+        first = hidden_states[:, 0]
+        if attention_mask is not None and attention_mask.ndim == 2:
+            rows = torch.arange(len(hidden_states), device=hidden_states.device)
+            first = hidden_states[rows, attention_mask.long().argmax(1)]
+        return self.activation(self.dense(first))
 
 
 class GenaiBertModel(GenaiBertPreTrainedModel, TransformerStack):
@@ -74,6 +78,19 @@ class GenaiBertModel(GenaiBertPreTrainedModel, TransformerStack):
     def make_positions(self) -> nn.Embedding:
         padding = self.config.pad_token_id if self.config.position_offset else None
         return nn.Embedding(self.config.max_position_embeddings, self.config.hidden_size, padding)
+
+    def offset_positions(
+        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, attention_mask: Tensor | None
+    ) -> Tensor:
+        """Count as RoBERTa does (B, T): real tokens from `position_offset` on, padding at `pad_token_id`."""
+        text = input_ids if inputs_embeds is None else inputs_embeds
+        real = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
+        if input_ids is not None:
+            real &= input_ids != self.config.pad_token_id
+        if attention_mask is not None and attention_mask.shape == real.shape:
+            real &= attention_mask.bool()
+        counted = positions_from_mask(real, real.shape[1]) + self.config.position_offset
+        return torch.where(real, counted, self.config.pad_token_id)
 
     @capture_outputs
     def forward(
@@ -100,13 +117,9 @@ class GenaiBertModel(GenaiBertPreTrainedModel, TransformerStack):
         Raises:
             ValueError: ids outside the vocabulary, an empty batch, an all-padding row, more tokens than positions.
         """
-        offset = self.config.position_offset
-        if position_ids is None and offset and input_ids is not None:
-            real = input_ids != self.config.pad_token_id
-            position_ids = (positions_from_mask(real, input_ids.shape[1]) + offset) * real
-            position_ids = position_ids + ~real * self.config.pad_token_id
-        elif position_ids is None and offset and inputs_embeds is not None:
-            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device).unsqueeze(0) + offset
+        offset, counted = self.config.position_offset, position_ids is None
+        if counted and offset and (input_ids is not None or inputs_embeds is not None):
+            position_ids = self.offset_positions(input_ids, inputs_embeds, attention_mask)
         hidden, position_ids = self.embed("", input_ids, inputs_embeds, attention_mask, position_ids)
         if self.embed_token_types is not None:
             if token_type_ids is None:
@@ -118,9 +131,11 @@ class GenaiBertModel(GenaiBertPreTrainedModel, TransformerStack):
             raise ValueError("token_type_ids must be all 0: this model tells no segments apart (type_vocab_size=0)")
         if self.embed_norm is not None:
             hidden = self.embed_norm(hidden)
-        # RoBERTa's positions of padding start over as those of packed texts do
-        hidden = self.run(self.dropout(hidden), attention_mask, None if offset else position_ids, **kwargs)
-        return BaseModelOutputWithPooling(hidden, None if self.pooler is None else self.pooler(hidden))
+        # counted with an offset, the positions of padding start over as those of packed texts do
+        position_ids = None if offset and counted else position_ids
+        hidden = self.run(self.dropout(hidden), attention_mask, position_ids, **kwargs)
+        pooled = None if self.pooler is None else self.pooler(hidden, attention_mask)
+        return BaseModelOutputWithPooling(hidden, pooled)
 
 
 class GenaiBertPredictionHead(nn.Module):

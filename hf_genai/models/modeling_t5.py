@@ -31,6 +31,7 @@ from .blocks import TransformerLayer
 from .configuration_t5 import GenaiT5Config
 from .heads import LanguageModelHead, check_classes, check_labels, classification_loss, span_loss
 from .matmul import Linear
+from .positions import positions_from_mask
 from .seq2seq import check_ids, shift_tokens_right
 from .transformer_stack import GenaiTransformerPreTrainedModel, TransformerStack
 
@@ -73,10 +74,14 @@ class GenaiT5Encoder(GenaiT5PreTrainedModel, TransformerStack):
         input_ids: torch.LongTensor | None = None,
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
-        """Encode token ids (B, S), or their vectors inputs_embeds (B, S, D); returns (B, S, D)."""
-        hidden, position_ids = self.embed("", input_ids, inputs_embeds, attention_mask, None)
+        """Encode token ids (B, S), or their vectors inputs_embeds (B, S, D); returns (B, S, D).
+
+        Several texts packed in a row are given by position_ids (B, S) that start over, without an attention_mask.
+        """
+        hidden, position_ids = self.embed("", input_ids, inputs_embeds, attention_mask, position_ids)
         hidden = self.run(self.dropout(hidden), attention_mask, position_ids, **kwargs)
         return BaseModelOutput(last_hidden_state=self.dropout(hidden))
 
@@ -149,6 +154,7 @@ class GenaiT5Model(GenaiT5PreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         decoder_inputs_embeds: Tensor | None = None,
+        decoder_position_ids: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqModelOutput:
@@ -161,11 +167,16 @@ class GenaiT5Model(GenaiT5PreTrainedModel):
                 shifted right, as in BART, with its padding.
             encoder_outputs: what the encoder returned before, instead of input_ids.
             past_key_values: an `EncoderDecoderCache` of an earlier call that this one goes on from.
+            decoder_position_ids: (B, T). None: counted, over the real tokens of decoder_attention_mask only.
 
         Raises:
             ValueError: for ids outside the vocabulary, an empty batch, a mask of another shape or with an all-padding
                 row.
         """
+        if kwargs.get("position_ids") is not None:
+            raise ValueError(
+                "an encoder-decoder takes no position_ids: texts packed in a row would be one source to its decoder"
+            )
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             if input_ids is None:
                 raise ValueError(
@@ -196,6 +207,7 @@ class GenaiT5Model(GenaiT5PreTrainedModel):
             )
         outputs = self.decoder(
             *(decoder_attention_mask, source, attention_mask, past_key_values, decoder_inputs_embeds),
+            position_ids=decoder_position_ids,
             use_cache=use_cache,
             return_dict=True,
             **kwargs,
@@ -228,7 +240,7 @@ class GenaiT5EncoderModel(GenaiT5PreTrainedModel):
         inputs_embeds: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
-        """(B, S) -> last_hidden_state (B, S, D)."""
+        """(B, S) -> last_hidden_state (B, S, D); see the encoder for several texts in a row."""
         return self.encoder(input_ids, attention_mask, inputs_embeds, return_dict=True, **kwargs)
 
 
@@ -252,6 +264,19 @@ class GenaiT5ForConditionalGeneration(LanguageModelHead, GenaiT5PreTrainedModel,
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         return self.shift_right(labels)
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, decoder_attention_mask: Tensor | None = None, **kwargs):
+        """As in transformers, with positions counted while the mask still says what is padding.
+
+        For a static cache it is made four-dimensional before the model sees it.
+        """
+        kind = self.config.position_embedding_type
+        if decoder_attention_mask is not None and kind in ("learned", "sinusoidal"):
+            counted = positions_from_mask(decoder_attention_mask, decoder_attention_mask.shape[1])
+            kwargs["decoder_position_ids"] = counted
+        return super().prepare_inputs_for_generation(
+            input_ids, decoder_attention_mask=decoder_attention_mask, **kwargs
+        )
 
     @can_return_tuple
     def forward(

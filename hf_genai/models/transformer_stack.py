@@ -203,7 +203,7 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
         keys = mask.shape[-1] if mask is not None else past + hidden.shape[1]
         bias = self.relative_bias(hidden.shape[1], keys, past).to(hidden.dtype)
         if self.config._attn_implementation not in ("eager", "sdpa"):
-            return mask, bias
+            return mask, bias.expand(len(hidden), -1, -1, -1)
         # one tensor for all layers, where the interface would add the two up in each
         if mask is None:
             return bias, None
@@ -243,9 +243,9 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
         for layer in self.layers:
             hidden = layer(
                 hidden,
+                mask,
                 bias,
                 encoder_hidden_states,
-                attention_mask=mask,
                 encoder_attention_mask=encoder_attention_mask,
                 position_embeddings=angles,
                 position_ids=position_ids,
