@@ -65,10 +65,9 @@ def causal_batch(vocab_size: int, batch: int, length: int) -> dict:
 
 
 def seq2seq_batch(vocab_size: int, batch: int, length: int) -> dict:
-    """Half of the tokens in the source, half in the target."""
-    ids = torch.randint(3, vocab_size, (batch, length), generator=torch.Generator().manual_seed(1))
-    source, target = ids.chunk(2, dim=1)
-    return {"input_ids": source.contiguous(), "labels": target.contiguous()}
+    """Sources and targets of `length` tokens each, and so half as many rows."""
+    source, target = torch.randint(3, vocab_size, (2, batch // 2, length), generator=torch.Generator().manual_seed(1))
+    return {"input_ids": source, "labels": target}
 
 
 def masked_batch(vocab_size: int, batch: int, length: int) -> dict:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .matmul import Linear
+from .matmul import Linear, project
 from .positions import rotate
+from .transformer_kernels import train_attention
 
 
 class DotScore(nn.Module):
@@ -144,15 +145,17 @@ class MultiHeadAttention(nn.Module):
         self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
     ) -> tuple[Tensor, Tensor | None]:
         """Return (B, T, D) and, of the eager implementation, the weights (B, H, T, S)."""
-        attention = eager_attention
+        attention, dropout = eager_attention, self.dropout if self.training else 0.0
         if self.config.attention_type != "additive":
             attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
-        context, weights = attention(
-            *(self, query, key, value, attention_mask),
-            dropout=self.dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
-        )
+        context = weights = None
+        if self.config._attn_implementation == "sdpa" and kwargs.get("position_bias") is None:
+            causal = kwargs.get("is_causal", self.is_causal)
+            context = train_attention(query, key, value, attention_mask, causal, self.scaling, dropout)
+        if context is None:
+            context, weights = attention(
+                *(self, query, key, value, attention_mask), dropout=dropout, scaling=self.scaling, **kwargs
+            )
         return self.o_proj(context.reshape(*context.shape[:2], -1)), weights
 
 
@@ -175,9 +178,8 @@ class SelfAttention(MultiHeadAttention):
             position_embeddings: cosines and sines (B, T, E), to turn queries and keys by.
             past_key_values: keys and values of earlier tokens; takes up the new ones.
         """
-        query, key, value = (
-            self.heads(proj(hidden_states)) for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )  # (B, H, T, E)
+        projected = project(hidden_states, self.q_proj, self.k_proj, self.v_proj)
+        query, key, value = (self.heads(x) for x in projected)  # (B, H, T, E)
         if position_embeddings is not None:
             query, key = rotate(query, *position_embeddings), rotate(key, *position_embeddings)
         if past_key_values is not None:
@@ -204,7 +206,7 @@ class CrossAttention(MultiHeadAttention):
             layer = past_key_values.cross_attention_cache.layers[self.layer_idx]
             key, value = layer.keys, layer.values
         else:
-            key, value = self.heads(self.k_proj(source)), self.heads(self.v_proj(source))
+            key, value = (self.heads(x) for x in project(source, self.k_proj, self.v_proj))
             if caches:
                 key, value = past_key_values.cross_attention_cache.update(key, value, self.layer_idx)
                 past_key_values.is_updated[self.layer_idx] = True

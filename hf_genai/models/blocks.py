@@ -3,27 +3,26 @@
 Shapes: B batch, T target and S source length, D hidden size.
 """
 
-from functools import partial
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import CrossAttention, SelfAttention
-from .matmul import Linear
+from .matmul import Linear, together
+from .transformer_kernels import Dropout, RMSNorm, gated, gelu_tanh
 
 ACTIVATIONS = {
     "relu": F.relu,
     "gelu": F.gelu,
-    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": gelu_tanh,
     "silu": F.silu,
 }
 
 
 def make_norm(config) -> nn.Module:
     """Return the norm of vectors of `hidden_size` that a configuration asks for."""
-    norm = nn.RMSNorm if config.norm_type == "rms_norm" else nn.LayerNorm
+    norm = RMSNorm if config.norm_type == "rms_norm" else nn.LayerNorm
     return norm(config.hidden_size, eps=config.layer_norm_eps)
 
 
@@ -41,14 +40,17 @@ class FeedForward(nn.Module):
         self.up_proj = Linear(size, inner, bias=bias)
         self.down_proj = Linear(inner, size, bias=bias)
         self.activation = ACTIVATIONS[config.hidden_act]
-        self.dropout = nn.Dropout(config.activation_dropout_prob)
+        self.dropout = Dropout(config.activation_dropout_prob)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        inner = self.up_proj(hidden_states)  # (B, T, intermediate_size)
         if self.gate_proj is None:
-            inner = self.activation(inner)
+            inner = self.activation(self.up_proj(hidden_states))  # (B, T, intermediate_size)
         else:
-            inner = self.activation(self.gate_proj(hidden_states)) * inner
+            both = together(hidden_states, self.gate_proj, self.up_proj)
+            if both is None:
+                inner = self.activation(self.gate_proj(hidden_states)) * self.up_proj(hidden_states)
+            else:
+                inner = gated(both, self.activation)
         return self.down_proj(self.dropout(inner))
 
 
@@ -65,7 +67,7 @@ class TransformerLayer(GradientCheckpointingLayer):
             self.cross_attn = CrossAttention(config, layer_idx, is_causal=False)
         self.mlp_norm = make_norm(config)
         self.mlp = FeedForward(config)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(
         self,

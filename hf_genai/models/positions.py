@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 
+from .transformer_kernels import turn
+
 
 def positions_from_mask(mask: Tensor, length: int) -> Tensor:
     """Return each token's place among the real tokens of its row (B, length), from 0 on.
@@ -69,9 +71,11 @@ class RotaryEmbedding(nn.Module):
 
 def rotate(vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn vectors (B, H, T, E) by the angles whose cosines and sines (B, T, E) are given."""
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # (B, 1, T, E)
+    if (turned := turn(vectors, cos, sin)) is not None:
+        return turned
     first, second = vectors.chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return vectors * cos.unsqueeze(1) + turned * sin.unsqueeze(1)
+    return vectors * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 class RelativePositionBias(nn.Embedding):

@@ -1,0 +1,225 @@
+"""The kernels of the Transformers against their plain twins: values, gradients, and where they must not be used."""
+
+import functools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hf_genai.models.fast_path import plain_kernels
+from hf_genai.models.matmul import Linear, project, together
+from hf_genai.models.positions import rotate
+from hf_genai.models.transformer_kernels import Dropout, RMSNorm, gated, gelu_tanh, keep_mask, train_attention
+
+B, T, S, H, E, D = 2, 5, 7, 3, 4, 12
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-6}
+
+
+def leaf(*shape, dtype=torch.float64):
+    return torch.randn(*shape, dtype=dtype).requires_grad_()
+
+
+def rms_norm(x):
+    norm = RMSNorm(D, eps=1e-6).to(x.dtype)
+    nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(3))
+    y = norm(x)
+    # the gradient of the weight goes along
+    return torch.cat([y, torch.autograd.grad(y.square().sum(), norm.weight, retain_graph=True)[0].expand_as(y)])
+
+
+def rotated(x):
+    angles = torch.linspace(0, 3, T * D // 2, dtype=x.dtype).view(1, T, D // 2).repeat(1, 1, 2)
+    return rotate(x.unsqueeze(1), angles.cos(), angles.sin())
+
+
+KERNELS = {
+    "rms_norm": rms_norm,
+    "gelu_tanh": gelu_tanh,
+    "rotate": rotated,
+    **{
+        f"gated {name}": functools.partial(gated, activation=activation)
+        for name, activation in {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": gelu_tanh, "relu": F.relu}.items()
+    },
+}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("rows", [T, 20_000])  # 20,000: several blocks
+def test_values_and_gradients_are_those_of_the_plain_twin(name, dtype, rows):
+    if name == "rotate":
+        rows = T
+    x = leaf(B, rows, D, dtype=dtype)
+    found = KERNELS[name](x)
+    assert "Backward" in type(found.grad_fn).__name__
+    with plain_kernels():
+        wanted = KERNELS[name](x)
+    tolerance = TOLERANCE[dtype] * (100 if name == "rms_norm" and rows > T else 1)
+    torch.testing.assert_close(found, wanted, atol=tolerance, rtol=10 * tolerance)
+    weights = torch.randn_like(wanted)
+    gradients = [torch.autograd.grad((y * weights).sum(), x)[0] for y in (found, wanted)]
+    torch.testing.assert_close(*gradients, atol=5 * tolerance, rtol=10 * tolerance)
+
+
+def test_extreme_inputs_of_gelu_stay_finite():
+    x = torch.tensor([[-1e4, -50.0, -1.0, 0.0, 1.0, 50.0, 1e4]]).requires_grad_()
+    found = gelu_tanh(x)
+    torch.testing.assert_close(found, F.gelu(x, approximate="tanh"))
+    assert torch.isfinite(torch.autograd.grad(found.sum(), x)[0]).all()
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_second_derivatives_are_refused_by_kernels_and_given_by_the_plain_twins(name):
+    x = leaf(B, T, D)
+
+    def twice():
+        (first,) = torch.autograd.grad(KERNELS[name](x).square().sum(), x, create_graph=True)
+        first.square().sum().backward()
+        return x.grad
+
+    if name != "rms_norm":  # its test calls autograd inside
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            twice()
+        with plain_kernels():
+            assert torch.isfinite(twice()).all()
+
+
+@pytest.mark.parametrize("name", [name for name in KERNELS if name != "rms_norm"])
+def test_compilers_functorch_and_half_precision_take_the_plain_twin(name):
+    x = torch.randn(B, T, D)
+    wanted = KERNELS[name](x)
+    compiled = torch.compile(KERNELS[name], backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x.clone().requires_grad_()), wanted)
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(KERNELS[name](leaf).sum(), leaf)
+    torch.testing.assert_close(torch.func.grad(lambda x: KERNELS[name](x).sum())(x), expected)
+    assert KERNELS[name](x.bfloat16().requires_grad_()).dtype == torch.bfloat16
+
+
+def test_dropout_keeps_the_mean_and_the_share_and_its_gradient_has_the_same_zeros():
+    torch.manual_seed(0)
+    x = torch.ones(1000, 1000, requires_grad=True)
+    y = Dropout(0.1)(x)
+    assert 0.0985 < (y == 0).float().mean() < 0.1015
+    assert abs(y.mean() - 1) < 2e-3
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(gradient, y.detach())
+    # each column and row alike: the four numbers that a random word serves are independent
+    assert (y == 0).float().view(-1, 4).mean(0).sub(0.1).abs().max() < 3e-3
+    pairs = (y == 0).view(-1, 4)
+    assert abs((pairs[:, 0] & pairs[:, 1]).float().mean() - 0.01) < 1e-3
+
+
+@pytest.mark.parametrize("probability", [1e-6, 0.25, 0.9999999])
+def test_the_factor_is_that_of_the_probability_that_the_bits_can_hold(probability):
+    mask, factor = keep_mask(torch.empty(333, 3), probability)
+    assert mask.shape == (333, 3)
+    assert factor >= 1 and factor != float("inf")
+
+
+def test_dropout_is_the_same_for_the_same_seed_and_none_in_evaluation():
+    x, dropout = torch.randn(50, 3, requires_grad=True), Dropout(0.5)
+    torch.manual_seed(4)
+    first = dropout(x)
+    torch.manual_seed(4)
+    assert torch.equal(first, dropout(x))
+    assert torch.equal(dropout.eval()(x), x)
+    assert (Dropout(1.0)(x) == 0).all()
+    assert torch.equal(Dropout(0.0)(x), x)
+
+
+MASKS = {
+    "none": lambda: None,
+    "bool": lambda: torch.ones(B, 1, T, S, dtype=torch.bool).tril(1),
+    "bias": lambda: leaf(1, H, T, S),
+    "bias of one row": lambda: leaf(1, H, 1, S),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_attention_with_dropout_or_a_learned_bias_is_that_of_torch(name, is_causal, monkeypatch):
+    mask = MASKS[name]()
+    query, key, value = leaf(B, H, T, E), leaf(B, H, S, E), leaf(B, H, S, E)
+    inputs = [query, key, value] + ([mask] if mask is not None and mask.requires_grad else [])
+    # a dropout that drops nothing: what is compared is the way through the kernel
+    found = train_attention(query, key, value, mask, is_causal and mask is None, 0.3, dropout=1e-9)
+    wanted = F.scaled_dot_product_attention(
+        query, key, value, mask, is_causal=is_causal and mask is None, scale=0.3
+    ).transpose(1, 2)
+    torch.testing.assert_close(found, wanted)
+    weights = torch.randn_like(wanted)
+    gradients = [torch.autograd.grad((x * weights).sum(), inputs) for x in (found, wanted)]
+    for x, y in zip(*gradients, strict=True):
+        torch.testing.assert_close(x, y)
+
+
+def test_attention_drops_weights_in_forward_and_backward_alike():
+    """Against the same arithmetic with the weights that were dropped, found by values that are unit vectors."""
+    query, key = leaf(1, 1, 6, E), leaf(1, 1, 6, E)
+    value = torch.eye(6, dtype=torch.float64).view(1, 1, 6, 6).requires_grad_()
+    torch.manual_seed(0)
+    found = train_attention(query, key, value, None, True, 0.5, dropout=0.4)  # (1, T, 1, S): the weights themselves
+    mask = (found.transpose(1, 2) != 0).detach()
+    assert not mask[0, 0].tril().equal(torch.ones(6, 6, dtype=torch.bool).tril())  # some are dropped
+    scores = (0.5 * query @ key.transpose(-1, -2)).masked_fill(torch.ones(6, 6).triu(1).bool(), -torch.inf)
+    factor = 65536 / (65536 - round(0.4 * 65536))
+    wanted = ((scores.softmax(-1) * mask * factor) @ value).transpose(1, 2)
+    torch.testing.assert_close(found, wanted)
+    weights = torch.randn_like(wanted)
+    gradients = [torch.autograd.grad((x * weights).sum(), (query, key, value)) for x in (found, wanted)]
+    for x, y in zip(*gradients, strict=True):
+        torch.testing.assert_close(x, y)
+
+
+def test_attention_leaves_to_torch_what_torch_does_better():
+    query, key = leaf(B, H, T, E), leaf(B, H, S, E)
+    mask = torch.ones(B, 1, T, S, dtype=torch.bool)
+    assert train_attention(query, key, key, mask, False, 1.0, dropout=0.0) is None  # the fused kernel
+    assert train_attention(query, key[:, :1], key[:, :1], mask, False, 1.0, dropout=0.1) is None  # grouped heads
+    mask[0, 0, 2] = False
+    assert train_attention(query, key, key, mask, False, 1.0, dropout=0.1) is None  # a query that sees nothing
+    with torch.no_grad():
+        assert train_attention(query, key, key, None, False, 1.0, dropout=0.1) is None
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_projections_of_one_input_are_those_of_each_map(bias):
+    maps = [Linear(D, size, bias=bias).double() for size in (8, 4, 4)]
+    x = leaf(B, T, D)
+    assert together(x, *maps) is not None
+    found = project(x, *maps)
+    wanted = [m(x) for m in maps]
+    weights = [torch.randn_like(y) for y in wanted]
+    parameters = [x, *(p for m in maps for p in m.parameters())]
+    for some in zip(found, wanted, strict=True):
+        torch.testing.assert_close(*some)
+    gradients = [
+        torch.autograd.grad(sum((y * w).sum() for y, w in zip(some, weights, strict=True)), parameters)
+        for some in (found, wanted)
+    ]
+    for some in zip(*gradients, strict=True):
+        torch.testing.assert_close(*some)
+
+
+def test_a_map_with_a_hook_or_of_another_class_is_called_by_itself():
+    seen, x = [], leaf(B, T, D)
+    maps = [Linear(D, 4).double(), Linear(D, 4).double()]
+    maps[1].register_forward_hook(lambda *args: seen.append(1))
+    project(x, *maps)
+    assert seen == [1]
+    assert together(x, maps[0], nn.Linear(D, 4).double()) is None
+    maps = [Linear(D, 4).double(), Linear(D, 4, bias=False).double()]
+    assert together(x, *maps) is None
+
+
+@pytest.mark.parametrize("shape", [(64, 512), (512, 64), (256, 256)])  # (out, in), large enough for every product
+def test_gradients_of_a_large_linear_map_are_torchs(shape):
+    linear = Linear(shape[1], shape[0])
+    x = leaf(300, shape[1], dtype=torch.float32)
+    weights = torch.randn(300, shape[0])
+    found = torch.autograd.grad((linear(x) * weights).sum(), (x, *linear.parameters()))
+    wanted = torch.autograd.grad((F.linear(x, linear.weight, linear.bias) * weights).sum(), (x, *linear.parameters()))
+    for some in zip(found, wanted, strict=True):
+        torch.testing.assert_close(*some, atol=1e-4, rtol=1e-4)
