@@ -1,24 +1,21 @@
 """Load texts, alone or with labels and the like, hold some out, and say where they came from."""
 
-import ast
 import hashlib
 import logging
-import sys
-import sysconfig
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, load_dataset
 
+from .built_in import MAKERS, load_built_in
 from .pairs import Provenance
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
-BUILT_IN = ("stdlib:prose", "stdlib:code")
 # suffix -> the builder of `datasets` that reads it
 READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
 
@@ -55,8 +52,7 @@ def load_texts(
 
     Args:
         source: one of
-            - "stdlib:prose": the documentation of Python's standard library, from the interpreter's own files;
-            - "stdlib:code": the sources of the standard library;
+            - "stdlib:prose", "stdlib:code" and others that `built_in` lists: made from files that are always there;
             - .csv, .tsv, .jsonl, .parquet file(s), or .txt, whose paragraphs (blank lines between) are the texts;
             - the name of a dataset on the Hub, or a folder that `datasets.load_dataset` reads.
         columns: that each row must have; others are dropped.
@@ -76,8 +72,8 @@ def load_texts(
     for split, value in wanted.items():
         if not isinstance(value, (str, Path)) and not 0 <= value < 1:
             raise ValueError(f"{split} must be a share from 0 to below 1, a file or a split, not {value!r}")
-    if isinstance(source, str) and source.startswith("stdlib:"):
-        rows, provenance = _standard_library(source)
+    if isinstance(source, str) and source.startswith(("stdlib:", "cldr:")):
+        rows, provenance = load_built_in(source)
         raw = {"train": rows}
     else:
         raw, provenance = _read(source, config_name, revision, licence, languages)
@@ -191,7 +187,7 @@ def _read(source: Any, config_name, revision, licence, languages) -> tuple[dict[
         splits = load_dataset(str(source), config_name, revision=revision)
     except Exception as error:
         raise ValueError(
-            f"source={str(source)!r} is neither built in ({', '.join(BUILT_IN)}) nor a file here, and"
+            f"source={str(source)!r} is neither built in ({', '.join(MAKERS)}) nor a file here, and"
             f" datasets.load_dataset could not open it: {error}"
         ) from error
     assert isinstance(splits, DatasetDict)
@@ -205,47 +201,3 @@ def _read(source: Any, config_name, revision, licence, languages) -> tuple[dict[
         origin=info.homepage or f"{source}, revision {revision or 'newest'}",
         languages=tuple(languages),
     )
-
-
-def _standard_library(source: str) -> tuple[Dataset, Provenance]:
-    if source not in BUILT_IN:
-        raise ValueError(f"source={source!r}: unknown; known: {', '.join(BUILT_IN)}")
-    texts = list(_prose() if source == "stdlib:prose" else (text for _, text in _sources()))
-    what = "documentation" if source == "stdlib:prose" else "sources"
-    version = sys.version.split()[0]
-    return Dataset.from_dict({"text": texts}), Provenance(
-        name=f"Python's standard library, {what}",
-        description=f"The {what} of the standard library, read from the interpreter's own files; without its tests.",
-        licence="PSF-2.0",
-        origin=f"Python {version}",
-        languages=("en",),
-    )
-
-
-def _sources() -> Iterator[tuple[Path, str]]:
-    """Yield each source file of the standard library, in the order of their names, without tests and packages."""
-    root = Path(sysconfig.get_path("stdlib"))
-    for path in sorted(root.rglob("*.py")):
-        inside = path.relative_to(root).parts
-        if not {"site-packages", "test", "tests", "idle_test", "lib2to3", "__pycache__"} & set(inside):
-            try:
-                yield path, path.read_text("utf-8")
-            except UnicodeDecodeError:
-                continue
-
-
-def _prose() -> Iterator[str]:
-    """Yield the language reference that `help()` shows, and the documentation of modules, classes and functions."""
-    from pydoc_data.topics import topics
-
-    yield from (topics[name] for name in sorted(topics))
-    for _, text in _sources():
-        try:
-            tree = ast.parse(text)
-        except SyntaxError:
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-                documentation = ast.get_docstring(node)
-                if documentation and len(documentation.split()) >= 8:
-                    yield documentation

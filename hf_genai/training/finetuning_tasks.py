@@ -1,0 +1,368 @@
+"""The tasks of the fine-tuning recipe: for each, what a row is, what is learned, and how it is scored.
+
+A task turns text rows into tokenized ones, says which Auto class learns them, scores a trained model on held-out rows,
+and knows the baseline to beat. Accuracies, exact match and F1 are 0 to 1, ROUGE 0 to 100, losses in nats per token.
+"""
+
+import math
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import (
+    DataCollatorForSeq2Seq,
+    DataCollatorForTokenClassification,
+    DataCollatorWithPadding,
+)
+
+from ..data.packing import pack
+from ..evaluation.baselines import first_sentence, majority, most_frequent_tags, unigram_loss
+from ..objectives.causal_lm import CausalLMCollator
+from ..objectives.classification import label_names, tokenize_texts
+from ..objectives.dialogue import tokenize_dialogues
+from ..objectives.question_answering import best_answers, tokenize_questions
+from ..objectives.tagging import tokenize_words
+
+Scores = dict[str, float]
+Samples = list[tuple[Any, ...]]
+
+
+class Task:
+    """What all tasks have; `texts` are rows as they were read, `rows` tokenized ones."""
+
+    auto_class = ""
+    columns: tuple[str, ...] = ()
+    built_in = ""
+    main_metric = ""
+    greater_is_better = True
+    pipeline_tag = ""
+
+    def __init__(self, arguments: Any, tokenizer: Any):
+        self.arguments, self.tokenizer = arguments, tokenizer
+
+    def config(self, texts: Dataset) -> dict[str, Any]:
+        """Return fields of the model's config that the data decides."""
+        return {}
+
+    def tokenize(self, texts: Dataset) -> Dataset:
+        raise NotImplementedError
+
+    def collator(self) -> Any:
+        raise NotImplementedError
+
+    def score(self, trainer: Any, texts: Dataset, rows: Dataset) -> tuple[Scores, Samples]:
+        """Return metrics of the trained model, and samples (given, expected, found)."""
+        raise NotImplementedError
+
+    def baselines(self, train: Dataset, texts: Dataset) -> dict[str, Scores]:
+        raise NotImplementedError
+
+
+def _labels(texts: Dataset, column: str) -> list[str]:
+    names = label_names(texts[column][:])
+    if len(names) < 2:
+        raise ValueError(f"column {column} must hold at least two different labels, not {names}")
+    return names
+
+
+def _named(names: Sequence[str]) -> dict[str, Any]:
+    numbers = dict(enumerate(names))
+    return {"num_labels": len(names), "id2label": numbers, "label2id": {name: n for n, name in numbers.items()}}
+
+
+class Classification(Task):
+    """A label for a text; labels that are lists make it a choice of several."""
+
+    auto_class, built_in, columns = "AutoModelForSequenceClassification", "cldr:languages", ("text", "label")
+    main_metric, pipeline_tag = "accuracy", "text-classification"
+
+    def config(self, texts: Dataset) -> dict[str, Any]:
+        self.names = _labels(texts, "label")
+        several = isinstance(texts[0]["label"], list)
+        kind = "multi_label_classification" if several else "single_label_classification"
+        return {**_named(self.names), "problem_type": kind}
+
+    def tokenize(self, texts: Dataset) -> Dataset:
+        return tokenize_texts(texts, self.tokenizer, self.names, max_length=self.arguments.data.max_length)
+
+    def collator(self) -> Any:
+        return DataCollatorWithPadding(self.tokenizer)
+
+    def score(self, trainer: Any, texts: Dataset, rows: Dataset) -> tuple[Scores, Samples]:
+        found = trainer.predict(rows)
+        logits, labels = found.predictions, found.label_ids
+        guesses = logits > 0 if labels.ndim == 2 else logits.argmax(-1)
+        right = guesses == labels
+        f1 = macro_f1(guesses.astype(int), labels.astype(int), len(self.names))
+        names = [self._name(guess) for guess in guesses[:5]]
+        shown = zip(texts["text"][:5], map(str, texts["label"][:5]), names, strict=True)
+        return {"accuracy": float(right.all(-1).mean() if labels.ndim == 2 else right.mean()), "f1": f1}, list(shown)
+
+    def _name(self, guess: Any) -> str:
+        if np.ndim(guess):
+            return str([name for name, own in zip(self.names, guess, strict=True) if own])
+        return self.names[int(guess)]
+
+    def baselines(self, train: Dataset, texts: Dataset) -> dict[str, Scores]:
+        commonest = majority(map(str, train["label"]))
+        hits = np.mean([str(label) == commonest for label in texts["label"]])
+        return {"most frequent label": {"accuracy": float(hits)}}
+
+
+class Tagging(Task):
+    """A label for each word."""
+
+    auto_class, built_in, columns = "AutoModelForTokenClassification", "stdlib:tokens", ("tokens", "tags")
+    main_metric, pipeline_tag = "accuracy", "token-classification"
+
+    def config(self, texts: Dataset) -> dict[str, Any]:
+        self.names = label_names([tag for tags in texts["tags"] for tag in tags])
+        return _named(self.names)
+
+    def tokenize(self, texts: Dataset) -> Dataset:
+        return tokenize_words(texts, self.tokenizer, self.names, max_length=self.arguments.data.max_length)
+
+    def collator(self) -> Any:
+        return DataCollatorForTokenClassification(self.tokenizer)
+
+    def score(self, trainer: Any, texts: Dataset, rows: Dataset) -> tuple[Scores, Samples]:
+        found = trainer.predict(rows)
+        guesses, labels = found.predictions.argmax(-1), found.label_ids
+        counted = labels != -100
+        f1 = macro_f1(guesses[counted], labels[counted], len(self.names))
+        samples = []
+        for words, tags, guess, label in zip(texts["tokens"], texts["tags"], guesses, labels, strict=True):
+            names = [self.names[number] for number in guess[label != -100]]
+            samples.append((" ".join(words), " ".join(tags), " ".join(names)))
+            if len(samples) == 5:
+                break
+        return {"accuracy": float((guesses == labels)[counted].mean()), "f1": f1}, samples
+
+    def baselines(self, train: Dataset, texts: Dataset) -> dict[str, Scores]:
+        of_word, other = most_frequent_tags(train["tokens"], train["tags"])
+        pairs = [
+            (of_word.get(word, other), tag)
+            for words, tags in zip(texts["tokens"], texts["tags"], strict=True)
+            for word, tag in zip(words, tags, strict=True)
+        ]
+        return {
+            "most frequent tag": {"accuracy": float(np.mean([other == tag for _, tag in pairs]))},
+            "most frequent tag of each word": {"accuracy": float(np.mean([own == tag for own, tag in pairs]))},
+        }
+
+
+class QuestionAnswering(Task):
+    """Where in a text the answer stands."""
+
+    auto_class, built_in = "AutoModelForQuestionAnswering", "stdlib:calls"
+    columns = ("question", "context", "answer", "answer_start")
+    main_metric, pipeline_tag = "f1", "question-answering"
+
+    def tokenize(self, texts: Dataset) -> Dataset:
+        data = self.arguments.data
+        return tokenize_questions(texts, self.tokenizer, data.max_length, min(data.stride, data.max_length // 3))
+
+    def collator(self) -> Any:
+        pad = DataCollatorWithPadding(self.tokenizer)
+        return lambda examples: pad(
+            [{k: v for k, v in example.items() if k not in ("row", "offsets")} for example in examples]
+        )
+
+    def score(self, trainer: Any, texts: Dataset, rows: Dataset) -> tuple[Scores, Samples]:
+        predictions = trainer.predict(rows).predictions
+        answers = best_answers(texts["context"][:], rows, predictions[0], predictions[1], 5, max_answer_length=40)
+        found = [row[0].text if row else "" for row in answers]
+        samples = list(zip(texts["question"][:5], texts["answer"][:5], found[:5], strict=True))
+        return answer_scores(found, texts["answer"][:]), samples
+
+    def baselines(self, train: Dataset, texts: Dataset) -> dict[str, Scores]:
+        first = [first_sentence(context) for context in texts["context"]]
+        return {"first sentence of the text": answer_scores(first, texts["answer"][:])}
+
+
+class Summarisation(Task):
+    """A short text for a long one, written by an encoder-decoder."""
+
+    auto_class, built_in, columns = "AutoModelForSeq2SeqLM", "stdlib:summaries", ("document", "summary")
+    main_metric, pipeline_tag = "rougeL", "summarization"
+
+    def tokenize(self, texts: Dataset) -> Dataset:
+        data = self.arguments.data
+
+        def encode(batch: dict[str, list[str]]) -> dict[str, list]:
+            sources = self.tokenizer(batch["document"], truncation=True, max_length=data.max_length)["input_ids"]
+            targets = self.tokenizer(text_target=batch["summary"], truncation=True, max_length=data.max_target_length)[
+                "input_ids"
+            ]
+            return {"input_ids": sources, "labels": targets}
+
+        return texts.map(encode, batched=True, remove_columns=texts.column_names)
+
+    def collator(self) -> Any:
+        return DataCollatorForSeq2Seq(self.tokenizer)
+
+    def score(self, trainer: Any, texts: Dataset, rows: Dataset) -> tuple[Scores, Samples]:
+        from ..evaluation.generation import generate_texts
+
+        data, model = self.arguments.data, trainer.model
+        found = generate_texts(
+            *(model, self.tokenizer, texts["document"][:]),
+            batch_size=trainer.args.per_device_eval_batch_size,
+            max_source_length=data.max_length,
+            max_new_tokens=data.max_target_length,
+        )
+        samples = [
+            (document[:300], summary, own)
+            for document, summary, own in zip(texts["document"][:5], texts["summary"][:5], found[:5], strict=True)
+        ]
+        return rouge(found, texts["summary"][:]), samples
+
+    def baselines(self, train: Dataset, texts: Dataset) -> dict[str, Scores]:
+        first = [first_sentence(document) for document in texts["document"]]
+        return {"first sentence of the text": rouge(first, texts["summary"][:])}
+
+
+class Dialogue(Task):
+    """The assistant's next turn, by a causal model."""
+
+    auto_class, built_in, columns = "AutoModelForCausalLM", "stdlib:questions", ("messages",)
+    main_metric, greater_is_better, pipeline_tag = "loss", False, "text-generation"
+
+    def tokenize(self, texts: Dataset) -> Dataset:
+        rows, report = tokenize_dialogues(texts, self.tokenizer, self.arguments.data.max_length)
+        if not len(rows):
+            raise ValueError(f"no dialogue has an assistant's turn within max_length ({report['dropped']} dropped)")
+        return rows
+
+    def collator(self) -> Any:
+        return CausalLMCollator(self.tokenizer.pad_token_id)
+
+    def score(self, trainer: Any, texts: Dataset, rows: Dataset) -> tuple[Scores, Samples]:
+        return loss_of(trainer, rows), self.samples(trainer.model, texts)
+
+    @torch.no_grad()
+    def samples(self, model: Any, texts: Dataset) -> Samples:
+        found = []
+        for messages in texts["messages"][:3]:
+            last = max(place for place, message in enumerate(messages) if message["role"] == "assistant")
+            ids = self.tokenizer.apply_chat_template(
+                messages[:last], add_generation_prompt=True, return_tensors="pt", return_dict=True
+            ).to(model.device)
+            made = model.generate(**ids, max_new_tokens=30, do_sample=False)[0, ids["input_ids"].shape[1] :]
+            asked = messages[last - 1]["content"] if last else ""
+            found.append((asked, messages[last]["content"], self.tokenizer.decode(made, skip_special_tokens=True)))
+        return found
+
+    def baselines(self, train: Dataset, texts: Dataset) -> dict[str, Scores]:
+        seen, held_out = (
+            [[i for i in row if i != -100] for row in self.tokenize(own)["labels"]] for own in (train, texts)
+        )
+        loss = unigram_loss(seen, held_out, len(self.tokenizer))
+        return {"single tokens' frequencies": {"loss": loss, "perplexity": math.exp(loss)}}
+
+
+class Code(Dialogue):
+    """The next token of source code (or any other text), by a causal model."""
+
+    built_in, columns = "stdlib:code", ("text",)
+
+    def tokenize(self, texts: Dataset) -> Dataset:
+        rows = texts.map(
+            lambda batch: {"input_ids": self.tokenizer(batch["text"], verbose=False)["input_ids"]},
+            batched=True,
+            remove_columns=texts.column_names,
+        )
+        return pack(rows, self.arguments.data.max_length)[0]
+
+    @torch.no_grad()
+    def samples(self, model: Any, texts: Dataset) -> Samples:
+        found = []
+        for text in texts["text"][:3]:
+            ids = self.tokenizer(text, verbose=False)["input_ids"][:60]
+            prompt = torch.tensor([ids[:40]], device=model.device)
+            made = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=20, do_sample=False)
+            found.append(
+                tuple(str(self.tokenizer.decode(part)) for part in (ids[:40], ids[40:], made[0, len(prompt[0]) :]))
+            )
+        return found
+
+    def baselines(self, train: Dataset, texts: Dataset) -> dict[str, Scores]:
+        seen, held_out = (self.tokenize(own)["input_ids"][:] for own in (train, texts))
+        loss = unigram_loss(seen, held_out, len(self.tokenizer))
+        return {"single tokens' frequencies": {"loss": loss, "perplexity": math.exp(loss)}}
+
+
+TASKS: dict[str, type[Task]] = {
+    "classification": Classification,
+    "tagging": Tagging,
+    "qa": QuestionAnswering,
+    "summarisation": Summarisation,
+    "dialogue": Dialogue,
+    "code": Code,
+}
+
+
+def loss_of(trainer: Any, rows: Dataset) -> Scores:
+    """Return the loss in nats per counted token, and its exponential."""
+    model, total, count = trainer.model, 0.0, 0
+    model.eval()
+    size = trainer.args.per_device_eval_batch_size
+    for start in range(0, len(rows), size):
+        batch = trainer.data_collator([rows[place] for place in range(start, min(start + size, len(rows)))])
+        items = int((batch["labels"] != -100).sum())
+        with torch.no_grad():
+            loss = model(**{name: value.to(model.device) for name, value in batch.items()}, skip_logits=True).loss
+        total, count = total + loss.item() * items, count + items
+    loss = total / max(count, 1)
+    return {"loss": loss, "perplexity": math.exp(min(loss, 50))}
+
+
+def macro_f1(guesses: np.ndarray, labels: np.ndarray, number: int) -> float:
+    """Return the mean over all classes of F1, of those that occur or are guessed."""
+    if labels.ndim == 1:
+        guesses, labels = np.eye(number, dtype=bool)[guesses], np.eye(number, dtype=bool)[labels]
+    guesses, labels = guesses.astype(bool), labels.astype(bool)
+    hits, both = (guesses & labels).sum(0), guesses.sum(0) + labels.sum(0)
+    return float((2 * hits[both > 0] / both[both > 0]).mean())
+
+
+def _plain(text: str) -> list[str]:
+    text = "".join(" " if mark in string.punctuation else mark for mark in text.lower())
+    return re.sub(r"\b(a|an|the)\b", " ", text).split()
+
+
+def answer_scores(found: Sequence[str], expected: Sequence[str]) -> Scores:
+    """Return exact match and F1 over words, without case, punctuation and articles.
+
+    Reference: Rajpurkar et al. (2016), arXiv:1606.05250, section 6.1.
+    """
+    exact, f1 = [], []
+    for own, right in zip(found, expected, strict=True):
+        one, two = _plain(own), _plain(right)
+        exact.append(one == two)
+        shared = sum((Counter(one) & Counter(two)).values())
+        f1.append(2 * shared / (len(one) + len(two)) if one and two else float(one == two))
+    return {"exact_match": float(np.mean(exact)), "f1": float(np.mean(f1))}
+
+
+def rouge(found: Sequence[str], expected: Sequence[str]) -> Scores:
+    """Return ROUGE-1, -2 and -L, F-measure, 0 to 100.
+
+    Reference: Lin (2004), "ROUGE: A Package for Automatic Evaluation of Summaries".
+    """
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError as error:
+        raise ImportError("ROUGE needs rouge-score: pip install 'hf_genai[eval]'") from error
+    kinds = ["rouge1", "rouge2", "rougeL"]
+    scorer = RougeScorer(kinds, use_stemmer=True)
+    rows = [scorer.score(right, own) for own, right in zip(found, expected, strict=True)]
+    return {kind: 100 * float(np.mean([row[kind].fmeasure for row in rows])) for kind in kinds}
+
+
+__all__ = ["TASKS", "Task", "answer_scores", "loss_of", "macro_f1", "rouge"]
