@@ -1,114 +1,26 @@
-"""What every registered model class promises, whatever its family: one battery, a table of tiny configurations."""
+"""What every registered model class promises, whatever its family: one battery over the cases of tiny_cases.py."""
 
+import itertools
 import math
-from dataclasses import dataclass
 
 import pytest
-import tiny_rnn
 import torch
 import transformers
+from tiny_cases import BATCH, BERT, CHOICES, GPT, LABELS, RNN, SOURCE, T5, TARGET, Case, cases
 from torch import nn
 
-from hf_genai.registry import FAMILIES, load
+from hf_genai.registry import load
 
-# family -> kind of model -> variant -> arguments of its configuration
-TINY = {
-    "genai_rnn": {
-        "seq2seq": tiny_rnn.ENCODER_DECODERS,
-        "causal": tiny_rnn.STACKS,
-        "sequence": tiny_rnn.STACKS,
-        "token": tiny_rnn.STACKS,
-    }
-}
-KINDS = {
-    "AutoModel": "seq2seq",
-    "AutoModelForSeq2SeqLM": "seq2seq",
-    "AutoModelForCausalLM": "causal",
-    "AutoModelForSequenceClassification": "sequence",
-    "AutoModelForTokenClassification": "token",
-}
-BATCH, SOURCE, TARGET, LABELS = 3, 6, 5, 4
+CASES = [pytest.param(case, id=name) for name, case in cases()]
 
 
-@dataclass
-class Case:
-    """One model class with one tiny configuration."""
-
-    family: str
-    auto_class: str
-    name: str
-    variant: dict
-
-    @property
-    def kind(self) -> str:
-        return KINDS[self.auto_class]
-
-    @property
-    def has_head(self) -> bool:
-        return self.auto_class != "AutoModel"
-
-    @property
-    def generates(self) -> bool:
-        return self.has_head and self.kind in ("seq2seq", "causal")
-
-    def config(self, **more):
-        return load(self.family, FAMILIES[self.family][1])(
-            **{**tiny_rnn.SIZES, "num_labels": LABELS, **self.variant, **more}
-        )
-
-    def model(self, seed: int = 0, **more) -> nn.Module:
-        """Freshly initialised, in evaluation mode."""
-        torch.manual_seed(seed)
-        return load(self.family, self.name)(self.config(**more)).eval()
-
-    def loud_model(self, std: float = 0.7, **more) -> nn.Module:
-        return tiny_rnn.loud(self.model(**more), std)
-
-    def batch(self, source_side: str | None = None, target_side: str | None = None, labels: bool = False) -> dict:
-        """Sentences of different lengths; padded on a side or, with None, all of them whole."""
-        config = self.config()
-        shortest = {"shortest": SOURCE} if source_side is None else {}
-        vocabulary = config.vocab_size if self.kind == "causal" else (config.source_vocab_size or config.vocab_size)
-        ids, mask = tiny_rnn.ragged(BATCH, SOURCE, vocabulary, source_side or "right", **shortest)
-        batch = {"input_ids": ids, "attention_mask": mask}
-        if self.kind == "seq2seq":
-            shortest = {"shortest": TARGET} if target_side is None else {}
-            side = target_side or "right"
-            target, target_mask = tiny_rnn.ragged(BATCH, TARGET, config.vocab_size, side, seed=1, **shortest)
-            batch |= {"decoder_input_ids": target, "decoder_attention_mask": target_mask}
-        if labels and self.has_head:
-            generator = torch.Generator().manual_seed(2)
-            if self.kind == "sequence":
-                batch["labels"] = torch.randint(LABELS, (BATCH,), generator=generator)
-            elif self.kind == "token":
-                labels = torch.randint(LABELS, (BATCH, SOURCE), generator=generator)
-                batch["labels"] = labels.masked_fill(mask == 0, -100)
-            elif self.kind == "causal":
-                batch["labels"] = ids.masked_fill(mask == 0, -100)
-            else:
-                batch["labels"] = batch.pop("decoder_input_ids").masked_fill(target_mask == 0, -100)
-                del batch["decoder_attention_mask"]
-        return batch
-
-    def loss(self, model: nn.Module, batch: dict) -> torch.Tensor:
-        """The model's own loss or, of a model without a head, the squared distance to something fixed."""
-        outputs = model(**batch)
-        if "labels" in batch:
-            return outputs.loss
-        target = torch.linspace(-1, 1, outputs[0].numel()).view_as(outputs[0])
-        return (outputs[0].float() - target).square().mean()
+def each_that(holds):
+    return pytest.mark.parametrize("case", [param for param in CASES if holds(param.values[0])])
 
 
-CASES = [
-    pytest.param(Case(family, auto_class, name, variant), id=f"{name}-{variant_name}")
-    for family in TINY
-    for auto_class, name in load(family, FAMILIES[family][1]).auto_classes.items()
-    for variant_name, variant in TINY[family][KINDS[auto_class]].items()
-    if auto_class != "AutoModel" or variant_name in list(TINY[family]["seq2seq"])[1:4]
-]
-each = pytest.mark.parametrize("case", CASES)
-each_encoder_decoder = pytest.mark.parametrize("case", [c for c in CASES if c.values[0].kind == "seq2seq"])
-each_generator = pytest.mark.parametrize("case", [c for c in CASES if c.values[0].generates])
+each = each_that(lambda case: True)
+each_generator = each_that(lambda case: case.generates)
+each_transformer = each_that(lambda case: case.family != RNN)
 
 
 def gradients(case: Case, model: nn.Module, batch: dict) -> dict[str, torch.Tensor]:
@@ -125,22 +37,24 @@ def assert_close(found, expected, tolerance: float = 1e-5):
 def test_outputs_have_the_documented_shapes(case):
     config = case.config()
     outputs = case.model()(**case.batch(), output_hidden_states=True)
-    last = {
-        **{"seq2seq": (BATCH, TARGET, config.vocab_size), "causal": (BATCH, SOURCE, config.vocab_size)},
-        **{"sequence": (BATCH, LABELS), "token": (BATCH, SOURCE, LABELS)},
-    }[case.kind]
+    length, vocabulary = TARGET if case.kind == "seq2seq" else SOURCE, config.vocab_size
+    guesses = {"sequence": (BATCH, LABELS), "token": (BATCH, SOURCE, LABELS), "choice": (BATCH, CHOICES)}
     if not case.has_head:
-        last = (BATCH, TARGET, config.hidden_size)
-        assert outputs.last_hidden_state.shape == last
+        assert outputs.last_hidden_state.shape == (BATCH, length, config.hidden_size)
+    elif case.kind == "span":
+        assert outputs.start_logits.shape == outputs.end_logits.shape == (BATCH, SOURCE)
     else:
-        assert outputs.logits.shape == last
-    if case.kind == "seq2seq":
-        assert outputs.encoder_last_hidden_state.shape == (BATCH, SOURCE, config.encoder_hidden_size)
+        assert outputs.logits.shape == guesses.get(case.kind, (BATCH, length, vocabulary))
+    rows = BATCH * CHOICES if case.kind == "choice" else BATCH
+    if case.runs_decoder:
+        size = config.encoder_hidden_size if case.family == RNN else config.hidden_size
+        assert outputs.encoder_last_hidden_state.shape == (BATCH, SOURCE, size)
         assert [h.shape[:2] for h in outputs.encoder_hidden_states] == [(BATCH, SOURCE)] * (config.encoder_layers + 1)
-        assert [h.shape[:2] for h in outputs.decoder_hidden_states] == [(BATCH, TARGET)] * (config.decoder_layers + 1)
+        assert [h.shape[:2] for h in outputs.decoder_hidden_states] == [(BATCH, length)] * (config.decoder_layers + 1)
     else:
-        depth = config.decoder_layers if case.kind == "causal" else config.encoder_layers
-        assert [h.shape[:2] for h in outputs.hidden_states] == [(BATCH, SOURCE)] * (depth + 1)
+        encodes = case.family == T5 or (case.family == RNN and case.kind != "causal")
+        depth = config.encoder_layers if encodes else config.num_hidden_layers
+        assert [h.shape[:2] for h in outputs.hidden_states] == [(rows, SOURCE)] * (depth + 1)
 
 
 @each
@@ -174,12 +88,12 @@ def test_padding_changes_nothing(case, side):
         together = model(**batch)[0]
         for row in range(BATCH):
             alone = {
-                name: ids[row : row + 1, batch[mask][row].bool()]
+                name: ids[row : row + 1, ..., batch[mask][row].bool().view(-1, ids.shape[-1])[0]]
                 for name, mask in (("input_ids", "attention_mask"), ("decoder_input_ids", "decoder_attention_mask"))
                 if (ids := batch.get(name)) is not None
             }
             real = batch["decoder_attention_mask" if case.kind == "seq2seq" else "attention_mask"][row].bool()
-            kept = together[row] if case.kind == "sequence" else together[row, real]
+            kept = together[row, real] if case.per_token else together[row]
             assert_close(kept, model(**alone)[0][0])
 
 
@@ -190,27 +104,51 @@ def test_what_stands_in_the_padding_is_not_read(case):
         before = model(**batch)[0]
         batch["input_ids"] = torch.where(batch["attention_mask"] == 0, 7, batch["input_ids"])
         after = model(**batch)[0]
-    if case.kind in ("causal", "token"):
+    if case.per_token and case.kind != "seq2seq":
         real = batch["attention_mask"].bool()
         before, after = before[real], after[real]
     assert torch.equal(before, after)
 
 
-@each_encoder_decoder
+@each
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_attention_weights_sum_to_1_over_real_tokens_and_are_0_on_padding(case, side):
     batch = case.batch(side, "left")
-    outputs = case.loud_model()(**batch, output_attentions=True)
-    if case.config().attention_type == "none":
-        assert outputs.cross_attentions is None
-        return
-    (weights,) = outputs.cross_attentions
-    assert weights.shape == (BATCH, 1, TARGET, SOURCE)
-    real = batch["decoder_attention_mask"].bool()  # (B, T)
-    weights = weights[:, 0]
-    assert_close(weights.sum(-1)[real], torch.ones(int(real.sum())))
-    assert weights.masked_select(batch["attention_mask"][:, None] == 0).abs().max() == 0
-    assert weights[real].std() > 0.01, "attention that looks at all alike shows nothing"
+    if case.kind == "choice":
+        batch = {name: tensor[:, 0] for name, tensor in batch.items()}
+        model = case.loud_model().model
+    else:
+        model = case.loud_model()
+    if case.family != RNN:
+        model.set_attn_implementation("eager")
+    outputs = model(**batch, output_attentions=True)
+    source, own = batch["attention_mask"], batch.get("decoder_attention_mask", batch["attention_mask"])
+    causal = case.runs_decoder or case.kind in ("causal", "decoder")
+    maps = {
+        "cross_attentions": (own, source, False),
+        "encoder_attentions": (source, source, False),
+        "decoder_attentions": (own, own, True),
+        "attentions": (source, source, causal),
+    }
+    seen = 0
+    for name, (queries, keys, looks_back) in maps.items():
+        for weights in outputs.get(name) or ():
+            heads = 1 if case.family == RNN else case.config().num_attention_heads
+            assert weights.shape == (BATCH, heads, queries.shape[1], keys.shape[1])
+            weights, real = weights.transpose(1, 2), queries.bool()  # (B, T, H, S)
+            assert_close(weights.sum(-1)[real], torch.ones(int(real.sum()), heads))
+            assert weights.masked_select(real[..., None, None] & (keys[:, None, None] == 0)).abs().sum() == 0
+            if looks_back:
+                assert (weights * torch.ones(weights.shape[1], weights.shape[-1]).triu(1)[:, None])[real].max() == 0
+            assert weights[real].std() > 0.01, "attention that looks at all alike shows nothing"
+            seen += 1
+    if case.family != RNN:
+        config = case.config()
+        depth = 2 * config.decoder_layers + config.encoder_layers if case.runs_decoder else None
+        encodes = config.encoder_layers if case.family == T5 else config.num_hidden_layers
+        assert seen == (encodes if depth is None else depth)
+    elif case.kind == "seq2seq":
+        assert seen == (case.config().attention_type != "none")
 
 
 @each
@@ -238,12 +176,14 @@ def test_cached_generation_equals_uncached(case, options):
 
 @each
 def test_steps_with_a_cache_equal_one_pass(case):
-    if case.kind not in ("seq2seq", "causal"):
+    if not case.has_cache:
+        if case.family == GPT or case.runs_decoder:
+            return
         assert "past_key_values" not in case.model()(**case.batch())
         return
     model, batch = case.loud_model(), case.batch("right")
     name = "decoder_input_ids" if case.kind == "seq2seq" else "input_ids"
-    if case.kind == "causal":
+    if case.kind != "seq2seq":
         del batch["attention_mask"]
     ids, cache, parts = batch.pop(name), None, []
     batch.pop("decoder_attention_mask", None)
@@ -282,16 +222,23 @@ def test_saved_and_reopened_it_is_the_same_model(case, tmp_path):
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert not again.training
     with torch.no_grad():
-        assert_close(again(**batch)[0], model(**batch)[0], 0)
+        assert_close(again(**batch)[0], model(**batch)[0], 1e-6)
 
     base, report = transformers.AutoModel.from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(report[kind] for kind in ("missing_keys", "mismatched_keys"))
+    # what a head does without: BERT's pooler, T5's decoder
+    missing = [key for key in report["missing_keys"] if not key.startswith("pooler.")]
+    if case.family == T5 and not case.runs_decoder:
+        assert missing and all(key.startswith("decoder.") for key in missing)
+        return
+    assert missing == [] and not report["mismatched_keys"]
+    if case.kind == "choice":
+        batch = {name: tensor.flatten(0, 1) for name, tensor in batch.items()}
     with torch.no_grad():
-        assert_close(base(**batch)[0], model.base_model(**batch)[0], 0)
+        assert_close(base(**batch)[0], model.base_model(**batch)[0], 1e-6)
 
 
-@each
-def test_built_on_the_meta_device_every_parameter_starts_as_documented(case):
+@each_that(lambda case: case.family == RNN)
+def test_built_on_the_meta_device_every_recurrent_parameter_starts_as_documented(case):
     """Recurrent matrices orthogonal, biases 0 (LSTM forget gates 1), projections Xavier, embeddings, heads normal."""
     model_class = load(case.family, case.name)
     config = case.config(hidden_size=16, encoder_hidden_size=16, vocab_size=300)
@@ -321,13 +268,36 @@ def test_built_on_the_meta_device_every_parameter_starts_as_documented(case):
     assert len(set(weights)) == len(weights)
 
 
-@each_generator
+@each_transformer
+def test_built_on_the_meta_device_every_transformer_parameter_starts_as_documented(case):
+    """Norms 1, biases 0, padding 0, the rest normal; projections that end a sub-layer before a norm narrower."""
+    model_class, config = load(case.family, case.name), case.config(hidden_size=64, vocab_size=300)
+    model = model_class.from_pretrained(None, config=config, state_dict={})
+    for name, parameter in model.named_parameters():
+        values, std = parameter.detach(), config.initializer_range
+        if name.endswith("bias"):
+            assert values.abs().max() == 0, name
+        elif "norm" in name:
+            assert torch.equal(values, torch.ones_like(values)), name
+        else:
+            if name.endswith(("o_proj.weight", "down_proj.weight")) and config.norm_position == "pre":
+                depth = config.encoder_layers if "encoder." in name else config.num_hidden_layers
+                std /= math.sqrt(depth * (3 if "decoder." in name else 2))
+            tolerance = 0.15 if values.numel() > 300 else 0.9
+            assert values.std().item() == pytest.approx(std, rel=tolerance), name
+        if case.family == BERT and name.endswith("embed_tokens.weight"):
+            assert values[config.pad_token_id].abs().max() == 0
+    weights = [p.data_ptr() for p in model.parameters()]
+    assert len(set(weights)) == len(weights)
+
+
+@each_that(lambda case: case.generates or case.kind == "masked")
 def test_the_loss_of_a_new_model_is_that_of_guessing(case):
-    model = case.model(vocab_size=500)
+    model = case.model(vocab_size=500, **({} if case.family == RNN else {"max_position_embeddings": 64}))
     generator = torch.Generator().manual_seed(0)
     batch = case.batch("right", "right", labels=True)
     batch["labels"] = torch.randint(3, 500, (BATCH, 40), generator=generator)
-    if case.kind == "causal":
+    if case.kind != "seq2seq":
         batch = {"input_ids": batch["labels"], "labels": batch["labels"]}
     assert case.loss(model, batch).item() == pytest.approx(math.log(500), rel=0.02)
 
@@ -341,10 +311,12 @@ def test_a_training_step_under_bf16_autocast_is_close_to_float32(case):
     assert rough_loss.item() == pytest.approx(loss, rel=0.03)
     model.zero_grad()
     rough_loss.backward()
+    largest = max(gradient.norm() for gradient in exact.values())
     for name, parameter in model.named_parameters():
         assert parameter.grad.dtype == torch.float32
-        likeness = nn.functional.cosine_similarity(parameter.grad.flatten(), exact[name].flatten(), dim=0)
-        assert likeness > 0.97, (name, likeness)
+        error = (parameter.grad - exact[name]).norm()
+        # some gradients are nothing but rounding: biases of keys change no weight of a dot product
+        assert error < 0.25 * exact[name].norm() + 2e-2 * largest, (name, error)
 
 
 @each
@@ -355,7 +327,7 @@ def test_weights_of_another_precision_work(case, dtype):
     tolerance = 1e-5 if dtype == torch.float64 else 0.2
     with torch.no_grad():
         expected, found = exact(**batch), model(**batch)
-    name = "logits" if case.has_head else "last_hidden_state"
+    name = ("start_logits" if case.kind == "span" else "logits") if case.has_head else "last_hidden_state"
     assert found[name].dtype == dtype
     assert_close(found[name].float(), expected[name], tolerance)
     assert all(gradient.dtype == dtype for gradient in gradients(case, model.train(), batch).values())
@@ -371,7 +343,7 @@ def test_resized_embeddings_keep_the_old_rows_on_every_side(case, size):
     before = {name: parameter.detach().clone() for name, parameter in model.state_dict().items()}
     returned = model.resize_token_embeddings(size)
     assert model.get_input_embeddings() is returned
-    two = case.kind == "seq2seq" and config.source_vocab_size is not None
+    two = case.kind == "seq2seq" and case.family == RNN and config.source_vocab_size is not None
     if two:
         assert (model.config.source_vocab_size, model.config.vocab_size) == (size, config.vocab_size)
         model.resize_decoder_token_embeddings(size - 3)
@@ -382,18 +354,20 @@ def test_resized_embeddings_keep_the_old_rows_on_every_side(case, size):
     assert before.keys() == after.keys()
     for name, old in before.items():
         new = after[name]
-        if name.endswith(("embed_tokens.weight", "lm_head.weight")):
+        if name.endswith(("embed_tokens.weight", "lm_head.weight", "lm_head.bias")):
             assert len(new) == (size - 3 if two and "encoder" not in name else size), name
             kept = min(len(old), len(new))
             assert torch.equal(new[:kept], old[:kept]), name
         else:
             assert torch.equal(new, old), name
-    if case.generates and config.tie_word_embeddings:
-        side = "encoder" if case.kind == "seq2seq" and config.share_encoder_decoder_embeddings else "decoder"
-        head, table = model.lm_head, getattr(model.model, side).embed_tokens
+    scores_words = case.generates or case.kind == "masked"
+    if scores_words and config.tie_word_embeddings:
+        head, table = model.lm_head, model.get_input_embeddings()
+        if case.family == RNN and (case.kind == "causal" or not config.share_encoder_decoder_embeddings):
+            table = model.model.decoder.embed_tokens
         assert head.weight is table.weight
         assert head.out_features == table.num_embeddings == model.config.vocab_size
-    if case.generates:
+    if scores_words:
         top = model.config.vocab_size - 1
         ids = torch.full((2, 3), size - 1)
         batch = {"input_ids": ids, "labels": torch.full((2, 3), top)}
@@ -411,8 +385,125 @@ def test_resized_embeddings_keep_the_old_rows_on_every_side(case, size):
 def test_a_resized_model_reopens(case, tmp_path):
     model = case.loud_model()
     model.resize_token_embeddings(31)
-    if case.kind == "seq2seq" and case.config().source_vocab_size is not None:
+    if case.family == RNN and case.kind == "seq2seq" and case.config().source_vocab_size is not None:
         model.resize_decoder_token_embeddings(29)
     model.save_pretrained(tmp_path)
     again = getattr(transformers, case.auto_class).from_pretrained(tmp_path)
     assert_close(dict(again.state_dict()), dict(model.state_dict()), 0)
+
+
+@each
+def test_a_row_does_not_depend_on_the_rows_beside_it(case):
+    model, batch = case.loud_model(), case.batch()
+    batch = {name: tensor for name, tensor in batch.items() if "mask" not in name}
+    with torch.no_grad():
+        together = model(**batch)[0]
+        alone = [model(**{name: ids[row : row + 1] for name, ids in batch.items()})[0] for row in range(BATCH)]
+    assert_close(together, torch.cat(alone))
+
+
+@each_that(lambda case: case.packs)
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_several_texts_packed_in_one_row_are_as_each_alone(case, implementation):
+    if case.config().attention_type == "additive":
+        implementation = "eager"
+    model = case.loud_model()
+    model.set_attn_implementation(implementation)
+    ids, lengths = case.batch()["input_ids"], (6, 2, 4)
+    texts = [row[None, :length] for row, length in zip(ids, lengths, strict=True)]
+    first = case.config().position_offset if case.family == BERT else 0
+    positions = torch.cat([torch.arange(length) for length in lengths])[None] + first
+    direction = torch.linspace(-1, 1, 12).view(1, 12, *([] if case.kind == "span" else [1]))
+
+    def outputs_and_gradients(batches):
+        model.zero_grad()
+        made = torch.cat([model(**batch)[0] for batch in batches], dim=1)
+        (made * direction).sum().backward()
+        return made.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    packed = outputs_and_gradients([{"input_ids": torch.cat(texts, 1), "position_ids": positions}])
+    alone = outputs_and_gradients([{"input_ids": text} for text in texts])
+    assert_close(packed, alone, 1e-4)
+
+
+@each_that(lambda case: case.packs and case.kind in ("causal", "masked", "token"))
+def test_the_loss_of_packed_texts_and_its_gradients_are_those_of_each_alone(case):
+    model = case.loud_model().train()
+    ids, lengths = case.batch()["input_ids"], (6, 2, 4)
+    texts = [row[None, :length] for row, length in zip(ids, lengths, strict=True)]
+    labels = [text % LABELS if case.kind == "token" else text.clone() for text in texts]
+    if case.kind == "causal":
+        for label in labels:
+            label[:, 0] = -100  # nothing before it to guess it from
+    first = case.config().position_offset if case.family == BERT else 0
+    packed = {
+        **{"input_ids": torch.cat(texts, 1), "labels": torch.cat(labels, 1)},
+        "position_ids": torch.cat([torch.arange(length) for length in lengths])[None] + first,
+    }
+    count = int((packed["labels"] != -100).sum())
+    expected, total = None, 0.0
+    for text, label in zip(texts, labels, strict=True):
+        loss = model(input_ids=text, labels=label, num_items_in_batch=count).loss
+        found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True)
+        expected = found if expected is None else [a + b for a, b in zip(expected, found, strict=True)]
+        total += loss.item()
+    loss = model(**packed).loss
+    assert loss.item() == pytest.approx(total, rel=1e-5)
+    found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True)
+    assert_close(list(found), list(expected))
+
+
+@each_generator
+def test_beam_search_wide_enough_finds_the_best_of_all_texts(case):
+    words, length = 6, 3
+    model = case.loud_model(vocab_size=words)
+    batch = case.batch("left", vocab_size=words)
+    batch = {name: tensor for name, tensor in batch.items() if not name.startswith("decoder")}
+    # no end of text, which would bring in texts of other lengths
+    model.generation_config.eos_token_id = None
+    found = model.generate(
+        **batch, num_beams=words**2, max_new_tokens=length, do_sample=False, length_penalty=0.0, output_scores=True,
+        return_dict_in_generate=True,
+    )  # fmt: skip
+    every = torch.tensor(list(itertools.product(range(words), repeat=length)))  # (V ** 3, 3)
+    for row in range(BATCH):
+        one = {name: tensor[row : row + 1].expand(len(every), -1) for name, tensor in batch.items()}
+        with torch.no_grad():
+            if case.kind == "seq2seq":
+                start = torch.full((len(every), 1), model.config.decoder_start_token_id)
+                logits = model(**one, decoder_input_ids=torch.cat([start, every[:, :-1]], 1)).logits
+            else:
+                text = torch.cat([one["input_ids"], every], 1)
+                mask = torch.cat([one["attention_mask"], torch.ones_like(every)], 1)
+                logits = model(input_ids=text, attention_mask=mask).logits[:, -length - 1 : -1]
+        scores = logits.log_softmax(-1).gather(2, every[..., None]).sum((1, 2))
+        assert found.sequences[row, -length:].tolist() == every[scores.argmax()].tolist()
+        assert found.sequences_scores[row].item() == pytest.approx(scores.max().item(), abs=1e-4)
+
+
+@each_transformer
+@pytest.mark.parametrize("implementation", ["sdpa", "flex_attention"])
+def test_every_attention_implementation_gives_what_the_plain_one_gives(case, implementation):
+    model, batch = case.loud_model(), case.batch("left", "right")
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        expected = model(**batch)[0]
+    if case.config().attention_type == "additive":
+        with pytest.raises(ValueError, match="additive"):
+            model.set_attn_implementation(implementation)
+        return
+    model.set_attn_implementation(implementation)
+    assert model.config._attn_implementation == implementation
+    # flex attention is meant to be compiled, which would take a minute here
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        found = model(**batch)[0]
+    real = batch["decoder_attention_mask" if case.kind == "seq2seq" else "attention_mask"].bool()
+    assert_close(*((x[real] if case.per_token else x) for x in (found, expected)), 1e-4)
+
+
+@each_that(lambda case: case.generates and case.family != RNN)
+def test_generation_with_a_static_cache_is_that_with_a_growing_one(case):
+    model, batch = case.loud_model(std=1.5), case.batch("left", "left")
+    options = {"max_new_tokens": 8, "do_sample": False, "no_repeat_ngram_size": 1}
+    expected = model.generate(**batch, **options)
+    assert torch.equal(model.generate(**batch, **options, cache_implementation="static"), expected)
