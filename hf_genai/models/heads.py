@@ -101,8 +101,10 @@ def check_labels(labels: Tensor, vocab_size: int) -> None:
 
 def check_classes(labels: Tensor, num_labels: int) -> None:
     """Refuse labels that are neither -100 nor a class."""
-    if torch.compiler.is_compiling() or labels.is_floating_point() or labels.device.type == "meta":
+    if torch.compiler.is_compiling() or labels.device.type == "meta":
         return
+    if labels.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"labels must be an integer tensor (torch.long), not {labels.dtype}")
     wrong = labels[(labels != -100) & ((labels < 0) | (labels >= num_labels))]
     if wrong.numel():
         raise ValueError(f"labels must be from 0 to {num_labels - 1} (num_labels), or -100, not {wrong[0].item()}")
@@ -126,6 +128,6 @@ def span_loss(start_logits: Tensor, end_logits: Tensor, start: Tensor, end: Tens
 
 def classification_loss(model, logits: Tensor, labels: Tensor, **kwargs) -> Tensor:
     """Return the loss of a whole text's label(s), by `config.problem_type`: a number, one class, or several."""
-    if model.num_labels > 1:
+    if model.num_labels > 1 and not labels.is_floating_point():  # numbers, or several labels at once
         check_classes(labels, model.num_labels)
     return model.loss_function(labels=labels, pooled_logits=logits, config=model.config, **kwargs)

@@ -32,7 +32,7 @@ from .configuration_t5 import GenaiT5Config
 from .heads import LanguageModelHead, check_classes, check_labels, classification_loss, span_loss
 from .matmul import Linear
 from .positions import positions_from_mask
-from .seq2seq import check_ids, shift_tokens_right
+from .seq2seq import check_ids, check_mask, shift_tokens_right
 from .transformer_stack import GenaiTransformerPreTrainedModel, TransformerStack
 
 
@@ -185,6 +185,7 @@ class GenaiT5Model(GenaiT5PreTrainedModel):
             check_ids("input_ids", input_ids, self.config.vocab_size)
             decoder_input_ids = self.shift_right(input_ids)
             if attention_mask is not None and decoder_attention_mask is None:
+                check_mask("attention_mask", attention_mask, *input_ids.shape)
                 # the text begins where its padding ends
                 begins = attention_mask.bool() & (attention_mask.cumsum(1) == 1)
                 decoder_input_ids = decoder_input_ids.masked_fill(begins, self.config.decoder_start_token_id)

@@ -148,8 +148,9 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
             )
         batch, length = inputs_embeds.shape[:2]
         padded = isinstance(attention_mask, Tensor) and attention_mask.ndim == 2
-        if padded and first and attention_mask.shape[1] == length:  # a longer one has room for a prefix (PEFT)
-            check_mask(f"{side}attention_mask", attention_mask, batch, length)
+        if padded and first:
+            # a longer one has room for a prefix (PEFT)
+            check_mask(f"{side}attention_mask", attention_mask, batch, max(length, attention_mask.shape[1]))
         kind = self.config.position_embedding_type
         if position_ids is None:
             # rotary and relative positions mean the same wherever a text begins
@@ -158,17 +159,29 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
             else:
                 position_ids = torch.arange(length, device=inputs_embeds.device).unsqueeze(0) + past
         if kind == "learned":
-            room = self.config.max_position_embeddings - getattr(self.config, "position_offset", 0)
-            if first and length > room and not torch.compiler.is_compiling():
-                raise ValueError(
-                    f"{ids_name} has {length} tokens, more than the {room} positions (max_position_embeddings) of this"
-                    " model: cut the text"
-                )
+            if first or (isinstance(past, int) and past + length > self.config.max_position_embeddings):
+                self.check_positions(position_ids, batch, length)
             inputs_embeds = inputs_embeds + self.embed_positions(position_ids)
         elif kind == "sinusoidal":
             scaled = inputs_embeds * math.sqrt(self.config.hidden_size)
             inputs_embeds = scaled + sinusoidal_positions(position_ids, self.config.hidden_size).to(scaled.dtype)
         return inputs_embeds, position_ids
+
+    def check_positions(self, position_ids: Tensor, batch: int, length: int) -> None:
+        """Refuse positions that the table of learned ones has no row for."""
+        if torch.compiler.is_compiling() or position_ids.device.type == "meta":
+            return
+        if position_ids.shape not in ((batch, length), (1, length)):
+            raise ValueError(
+                f"position_ids must be (batch, length) = {(batch, length)}, not {tuple(position_ids.shape)}"
+            )
+        low, high = (int(bound) for bound in position_ids.aminmax())
+        room = self.embed_positions.num_embeddings
+        if low < 0 or high >= room:
+            raise ValueError(
+                f"positions must be from 0 to {room - 1} (max_position_embeddings), but came as {low} to {high}: cut"
+                " the text"
+            )
 
     def masks(
         self,
