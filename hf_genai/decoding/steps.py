@@ -240,11 +240,15 @@ class TransformerSteps:
 
     def group(self, query: Tensor) -> Tensor:
         """(N, H, E) -> (B, K, G * W, E): all queries to a sentence's key head."""
+        if self.beams == 1:
+            return query.reshape(-1, self.key_heads, self.groups, self.head_dim)
         query = query.reshape(-1, self.beams, self.key_heads, self.groups, self.head_dim)
         return query.permute(0, 2, 3, 1, 4).flatten(2, 3)
 
     def ungroup(self, context: Tensor) -> Tensor:
         """(B, K, G * W, E) -> (N, H * E)."""
+        if self.beams == 1:
+            return context.view(len(context), -1)
         context = context.unflatten(2, (self.groups, self.beams)).permute(0, 3, 1, 2, 4)
         return context.reshape(len(context) * self.beams, -1)
 

@@ -1,5 +1,6 @@
 """A model's weights packed for decoding: as they are, in bfloat16, or in int8."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -32,7 +33,11 @@ class Int8Linear:
         weight = weight.detach()
         scales = weight.abs().amax(1).clamp(min=1e-12) / 127  # (M,)
         zeros = torch.zeros(len(weight), dtype=torch.long)
-        quantised = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+        with warnings.catch_warnings():
+            # torch wants to give up its quantised tensors; their products are the fastest it has for few rows
+            warnings.simplefilter("ignore", UserWarning)
+            quantised = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+        self.product = torch.ops.quantized.linear_dynamic.default
         self.packed = torch.ops.quantized.linear_prepack(quantised, None if bias is None else bias.detach())
         self.activation = activation
         # without the instruction for them, sums of full 8-bit products overflow
@@ -40,7 +45,7 @@ class Int8Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(N, K) -> (N, M)."""
-        x = torch.ops.quantized.linear_dynamic(x.contiguous(), self.packed, self.reduce_range)
+        x = self.product(x.contiguous(), self.packed, self.reduce_range)
         return x if self.activation is None else PLAIN[self.activation](x)
 
 
@@ -65,11 +70,13 @@ def packer(dtype: str) -> Pack:
         raise ValueError(
             "dtype='bfloat16' needs a CPU with bfloat16 products in oneDNN; this one has none: use float32"
         )
-    if dtype == "int8" and torch.backends.quantized.engine not in ("x86", "fbgemm", "onednn"):
-        raise ValueError(
-            "dtype='int8' needs torch.backends.quantized.engine to be 'x86', 'fbgemm' or 'onednn', not"
-            f" {torch.backends.quantized.engine!r}: use float32"
-        )
+    if dtype == "int8":
+        engine = torch.backends.quantized.engine
+        if engine not in ("x86", "fbgemm", "onednn") or not hasattr(torch, "quantize_per_channel"):
+            raise ValueError(
+                "dtype='int8' needs a torch with quantize_per_channel, and its quantized engine 'x86', 'fbgemm' or"
+                f" 'onednn', not torch {torch.__version__} with {engine!r}: use float32"
+            )
     return PACKERS[dtype]
 
 

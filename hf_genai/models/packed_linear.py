@@ -38,7 +38,8 @@ def packing_works(dtype: torch.dtype) -> bool:
         for name, (kind, variant) in FUSED.items():
             found = torch.ops.mkldnn._linear_pointwise(x, packed, None, kind, [], variant)
             wanted = PLAIN[name](F.linear(x.float(), weight.float()))
-            if not torch.allclose(found.float(), wanted, atol=1e-5 if dtype == torch.float32 else 0.1):
+            tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+            if not torch.allclose(found.float(), wanted, rtol=tolerance, atol=tolerance):
                 return False
         return True
     except (AttributeError, RuntimeError, TypeError):
@@ -68,7 +69,8 @@ class PackedLinear:
             if self.packed is None:
                 self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), TYPICAL_ROWS)
             kind, variant = self.fused
-            return torch.ops.mkldnn._linear_pointwise(x.contiguous(), self.packed, self.bias, kind, [], variant)
+            product = torch.ops.mkldnn._linear_pointwise.default
+            return product(x.contiguous(), self.packed, self.bias, kind, [], variant)
         if one_row and self.widens:
             if self.transposed is None:
                 self.transposed = self.weight.t().contiguous()

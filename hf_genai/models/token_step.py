@@ -137,7 +137,8 @@ def attend_rows(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
         mask: added to the scores, broadcast to (N, K, R, S), or None.
     """
     keys, values = keys.flatten(0, 1), values.flatten(0, 1)  # (N * K, S, E)
-    scores = torch.baddbmm(query.new_zeros(1), query.flatten(0, 1), keys.transpose(1, 2), beta=0, alpha=scale)
+    # beta=0: the first argument is not read
+    scores = torch.baddbmm(query[0, 0, 0, 0], query.flatten(0, 1), keys.transpose(1, 2), beta=0, alpha=scale)
     if mask is not None:
         scores = scores.view(*query.shape[:3], -1).add_(mask).view_as(scores)
     return torch.bmm(torch.softmax(scores, -1), values).view(query.shape)
