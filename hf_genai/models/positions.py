@@ -27,7 +27,7 @@ def sinusoidal_positions(position_ids: Tensor, size: int) -> Tensor:
     Reference: Vaswani et al. (2017), arXiv:1706.03762, section 3.5; the halves lie side by side and not interleaved,
     which is the same up to the order of the dimensions.
     """
-    scale = -math.log(10_000) / max(size // 2 - 1, 1)
+    scale = -2 * math.log(10_000) / size
     frequencies = torch.exp(torch.arange(size // 2, device=position_ids.device) * scale)
     angles = position_ids.unsqueeze(-1) * frequencies  # (..., size / 2)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
