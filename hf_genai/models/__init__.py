@@ -16,6 +16,7 @@ Shared, from small to large:
     packed_linear.py          linear maps laid out for a few rows
     token_step.py             one more token a row: the layers of a stack, as decoding runs them
     linear_cross_entropy.py   head and loss over a large vocabulary, in chunks
+    transformer_kernels.py    dropout, norm, activations, rotation, attention with a hand-written backward
     fast_path.py              when a kernel may stand in for its plain twin
     recurrence.py             GRU and LSTM over all steps, with and without attention in the loop: the plain loops
     recurrence_kernels.py     the same with hand-written backward passes
