@@ -26,10 +26,12 @@ MAY_IMPORT = {
     "objectives": {"objectives", "data"},
     "evaluation": {"evaluation", "data"},
     "training": {"training", "data", "objectives", "evaluation", "registry", "cards", "model_folder", "hub"},
+    "serving": {"registry", "models"},
     "pipelines": {"evaluation", "data", "objectives"},
 }
 TRAVELS_WITH = {"torch", "numpy", "transformers", "huggingface_hub"} | sys.stdlib_module_names
-LIGHT = ("__init__", "registry", "cli", "hub", "cards", "model_folder")
+COMMANDS = sorted(f"commands/{path.stem}" for path in (PACKAGE / "commands").glob("*.py"))
+LIGHT = ("__init__", "registry", "cli", *COMMANDS, "serving", "hub", "cards", "model_folder")
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "evaluate", "huggingface_hub", "matplotlib", "tokenizers"}
 
 

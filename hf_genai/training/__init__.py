@@ -12,7 +12,7 @@ from importlib import util
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["load_recipe", "recipes_dir"]
+__all__ = ["load_recipe", "recipes_dir", "shipped_configs"]
 
 
 def recipes_dir() -> Path:
@@ -28,6 +28,14 @@ def recipes_dir() -> Path:
     raise FileNotFoundError(
         f"recipes: found neither {package / 'recipes'} nor {package.parent / 'recipes'}; reinstall hf_genai"
     )
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Return the configs that come with hf_genai: by the stem of the file, or by RECIPE/STEM where two share it."""
+    paths = sorted((recipes_dir() / "configs").rglob("*.yaml"))
+    stems = [path.stem for path in paths]
+    names = (path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}/{path.stem}" for path in paths)
+    return dict(zip(names, paths, strict=True))
 
 
 def load_recipe(name: str) -> ModuleType:

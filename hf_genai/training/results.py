@@ -193,9 +193,9 @@ def bare(value: Any) -> Any:
 
 def command(argv: Sequence[str], processes: int = 1) -> str:
     """Return the command that repeats a run, with bare names for shipped configs and for absolute paths."""
-    from . import recipes_dir
+    from . import shipped_configs
 
-    shipped = {str(path): path.stem for path in (recipes_dir() / "configs").rglob("*.yaml")}
+    shipped = {str(path): name for name, path in shipped_configs().items()}
     launch = ["hf-genai"]
     if processes > 1:
         launch = ["accelerate", "launch", "--num_processes", str(processes), "-m", "hf_genai.cli"]

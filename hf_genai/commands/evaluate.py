@@ -1,0 +1,96 @@
+"""`hf-genai evaluate`: score a trained translator."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import BatchSize, Beams, Model, NewTokens, Threads, Trust, only_given, open_model
+
+
+def evaluate(
+    model: Model,
+    data: Annotated[
+        list[str],
+        typer.Option(
+            "--data",
+            help="as in training: cldr:en-fr (Unicode CLDR, any two languages), jupyterlab:fr-FR (JupyterLab's texts; "
+            "needs hf_genai[jupyterlab]), a file (again for two texts), a Hub data set",
+        ),
+    ],
+    source_column: Annotated[str, typer.Option("--source_column", "--source-column")] = "source",
+    target_column: Annotated[str, typer.Option("--target_column", "--target-column")] = "target",
+    split: Annotated[
+        str, typer.Option(help="train, validation, test, or all that there is, held out or not")
+    ] = "test",
+    validation_data: Annotated[
+        str | None, typer.Option("--validation_data", "--validation-data", help="as in training")
+    ] = None,
+    test_data: Annotated[
+        str | None,
+        typer.Option("--test_data", "--test-data", help="as in training: file, number or share of test pairs"),
+    ] = None,
+    train_size: Annotated[int | None, typer.Option("--train_size", "--train-size", help="as in training")] = None,
+    max_length_chars: Annotated[
+        int,
+        typer.Option("--max_length_chars", "--max-length-chars", min=1, help="pairs with a longer side are left out"),
+    ] = 1000,
+    data_config: Annotated[
+        str | None, typer.Option("--data_config", "--data-config", help="configuration of a Hub data set")
+    ] = None,
+    data_revision: Annotated[
+        str | None, typer.Option("--data_revision", "--data-revision", help="branch, tag or commit of a Hub data set")
+    ] = None,
+    max_source_length: Annotated[
+        int | None,
+        typer.Option(
+            "--max_source_length", "--max-source-length", min=1, help="source tokens; by default what the model takes"
+        ),
+    ] = None,
+    max_samples: Annotated[
+        int | None, typer.Option("--max_samples", "--max-samples", min=1, help="the first so many pairs of the split")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="that of the training, to score on its test pairs")] = 42,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="also write the JSON to this file")] = None,
+    force: Annotated[bool, typer.Option("--force", help="overwrite a file that is there")] = False,
+    num_beams: Beams = None,
+    max_new_tokens: NewTokens = None,
+    batch_size: BatchSize = 32,
+    num_threads: Threads = 1,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Score translations: BLEU, chrF, exact match, and the same for two baselines, as JSON.
+
+    \b
+    hf-genai evaluate hf_genai_demo --data cldr:en-fr
+    hf-genai evaluate my_model --data held_out.parquet --split all --source_column en --target_column fr --num_beams 5
+    With the --data, --test_data, ... and --seed of a training, the very pairs are scored that it held out.
+    Bad, double and held-out rows are not scored; "left_out" counts them.
+    """
+    if output is not None and output.exists() and not force:
+        raise ValueError(f"output: {output} would be overwritten; give --force or another --output")
+    from ..training.arguments import DataArguments
+    from ..training.results import pairs_of_split, score_model
+
+    chosen = DataArguments(
+        data=data,
+        source_column=source_column,
+        target_column=target_column,
+        validation_data=validation_data,
+        test_data=test_data,
+        train_size=train_size,
+        max_length_chars=max_length_chars,
+        data_config=data_config,
+        data_revision=data_revision,
+    ).load_options()
+    sources, references, training_targets, left_out = pairs_of_split(split, max_samples, seed=seed, **chosen)
+    seq2seq, tokenizers = open_model(model, num_threads, trust_remote_code)
+    options = only_given(num_beams=num_beams, max_new_tokens=max_new_tokens, max_source_length=max_source_length)
+    scores = score_model(seq2seq, tokenizers, sources, references, training_targets, batch_size=batch_size, **options)
+    scores.pop("predictions")
+    what = {"model": model, "data": chosen["source"], "split": split, "left_out": left_out}
+    text = json.dumps({**what, **options, **scores}, indent=2, ensure_ascii=False)
+    if output is not None:
+        output.write_text(text + "\n", encoding="utf-8")
+    typer.echo(text)
