@@ -127,7 +127,10 @@ def _report(data: TextData) -> str:
 
 def _judge(rows: Dataset, key: str, split: str, data: TextData) -> Dataset:
     reasons: Counter = data.left_out.setdefault(split, Counter())
-    alone = rows.column_names == [key]  # of labelled rows, several may share a text, and offsets count its spaces
+    is_text = getattr(rows.features.get(key), "dtype", None) in ("string", "large_string")
+    alone = is_text and rows.column_names == [
+        key
+    ]  # of labelled rows, several may share a text, and offsets count its spaces
     kept: dict[str, int] = {}
     places: list[int] = []
     for place, value in enumerate(rows[key]):

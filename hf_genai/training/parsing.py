@@ -157,6 +157,8 @@ def _or_null(kind: Any) -> Any:
 
 def _mapping(text: str) -> dict:
     value = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    if value is None:  # takes back what a file sets
+        return {}
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"expected a mapping, got {text!r}")
     return value
@@ -219,7 +221,9 @@ def _split_dotted(tokens: list[str], mappings: Iterable[str]) -> tuple[list[str]
 def _merge(values: dict[str, Any], where: dict[str, str], new: dict[str, Any], origin: str) -> None:
     for key, value in new.items():
         if isinstance(value, dict):
-            value = {**values.get(key, {}), **value}  # key by key: an override leaves the rest of the mapping
+            value = (
+                {**values.get(key, {}), **value} if value else {}
+            )  # key by key: an override leaves the rest of the mapping
             where.update({f"{key}.{name}": origin for name in new[key]})
         values[key] = value
         where[key] = origin

@@ -1,0 +1,187 @@
+"""What the fine-tuning recipe is made of: its arguments, its data, and the card of a run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import TrainingArguments
+
+from ..cards import CardData
+from ..data.texts import TextData, load_texts
+from .finetuning_tasks import TASKS
+from .parsing import argument, parse
+
+
+@dataclass
+class TaskArguments:
+    """What is learned, and from which rows."""
+
+    _argument_group_name = "data"
+
+    task: Literal["classification", "tagging", "qa", "summarisation", "dialogue", "code"] = argument(
+        "classification", "label a text, label its words, find answers, shorten, talk, continue code"
+    )
+    data: list[str] = argument([], "built-in rows, file(s) or a Hub data set; by default the task's built-in rows")
+    columns: dict = argument({}, "mapping: the names that the data has for the task's columns, such as {text: review}")
+    validation_data: str = argument("0.1", "share of the rows, a file or a split: scored during training")
+    test_data: str = argument("0.1", "the same, scored at the end")
+    max_rows: int | None = argument(None, "at most so many training rows, drawn by the seed")
+    max_length: int = argument(128, "tokens of a text; longer ones are cut (qa: come in windows; code: in pieces)")
+    max_target_length: int = argument(32, "summarisation: tokens of a summary")
+    stride: int = argument(32, "qa: tokens that two windows share")
+    data_config: str | None = argument(None, "configuration of a Hub data set that has several")
+    data_revision: str | None = argument(None, "branch, tag or commit of a Hub data set")
+    data_license: str | None = argument(None, "licence of your own data, for the card")
+    languages: list[str] | None = argument(None, "language codes of your own data, for the card")
+
+
+@dataclass
+class StartArguments:
+    """The model to start from."""
+
+    _argument_group_name = "model"
+
+    model_name_or_path: str | None = argument(None, "a pretrained model of ours, or a BERT, GPT-2, Llama or T5")
+    model: dict = argument({}, "mapping: model_type and fields of the config of a new model, to train from scratch")
+    tokenizer_name_or_path: str | None = argument(None, "by default the model's; of a new model, one is trained")
+    vocab_size: int = argument(4096, "tokens of a tokenizer that is trained here")
+    model_title: str | None = argument(None, "title of the model card")
+    model_license: str | None = argument(None, "licence of the weights by its Hub name (apache-2.0), for the card")
+
+
+@dataclass
+class FineTuningArguments(TrainingArguments):
+    """TrainingArguments with the recipe's defaults and a few fields of its own."""
+
+    _argument_group_name = "training"
+
+    per_device_train_batch_size: int = argument(16, "rows in a training batch, per device")
+    per_device_eval_batch_size: int = argument(32, "rows in an evaluation batch, per device")
+    learning_rate: float = argument(5e-4, "peak learning rate")
+    num_train_epochs: float = argument(3.0, "passes over the training rows")
+    warmup_steps: float = argument(0.1, "below 1: a share of all steps")
+    logging_steps: float = argument(50, "steps between two log lines; below 1, a share of the training")
+    eval_strategy: str = argument("epoch", "no, steps or epoch")
+    save_strategy: str = argument("epoch", "no, steps or epoch")
+    save_total_limit: int | None = argument(1, "checkpoints kept, the best one always among them")
+    load_best_model_at_end: bool = argument(True, "end with the checkpoint of the lowest validation loss")
+    resume_from_checkpoint: str | None = argument(
+        None, "a checkpoint folder, or no value for the last whole one in output_dir", nargs="?", const="true"
+    )
+    overwrite_output_dir: bool = argument(False, "allow an output_dir that holds another run")
+    num_threads: int = argument(1, "torch threads on a CPU; 0 leaves torch's own choice")
+
+
+@dataclass
+class FineTuneArguments:
+    """All groups of one run, with the mapping that reproduces them."""
+
+    data: TaskArguments
+    model: StartArguments
+    training: FineTuningArguments
+    given: dict[str, Any]
+    where: dict[str, str]
+
+
+def parse_finetune_arguments(argv: Sequence[str] | None, description: str | None = None) -> FineTuneArguments:
+    """Read `[CONFIG.yaml] [--key value ...]`; see `parsing.parse`.
+
+    Raises:
+        ValueError: an unknown key, or values that do not go together.
+    """
+    groups = (TaskArguments, StartArguments, FineTuningArguments)
+    parsed = parse(groups, argv, description, "finetune_text.py")
+    data, model, training = parsed.groups
+    if (model.model_name_or_path is None) == (not model.model):
+        raise ValueError(
+            "give model_name_or_path (a pretrained model) or model (fields of a new one), not"
+            f" {'neither' if not model.model else 'both'}"
+        )
+    unknown = set(data.columns) - set(TASKS[data.task].columns)
+    if unknown:
+        raise ValueError(
+            f"columns: {', '.join(sorted(unknown))} is no column of {data.task}, which has"
+            f" {', '.join(TASKS[data.task].columns)}"
+        )
+    return FineTuneArguments(data, model, training, parsed.given, parsed.where)
+
+
+def load_rows(data: TaskArguments, seed: int) -> TextData:
+    """Load the task's rows, their columns named as the task names them.
+
+    Raises:
+        ValueError: missing columns, or a split without rows.
+    """
+    task = TASKS[data.task]
+    names = [data.columns.get(column, column) for column in task.columns]
+    loaded = load_texts(
+        (data.data[0] if len(data.data) == 1 else data.data) or task.built_in,
+        columns=names,
+        key=names[1] if data.task == "qa" else names[0],  # questions about one text stay together
+        validation=_share(data.validation_data),
+        test=_share(data.test_data),
+        max_rows=data.max_rows,
+        seed=seed,
+        config_name=data.data_config,
+        revision=data.data_revision,
+        licence=data.data_license,
+        languages=data.languages or (),
+    )
+    for split in ("train", "validation", "test"):
+        rows = getattr(loaded, split)
+        if not len(rows):
+            raise ValueError(f"{split}: no row is left; the recipe trains, chooses and scores on all three splits")
+        mapping = {old: new for old, new in zip(names, task.columns, strict=True) if old != new}
+        setattr(loaded, split, rows.rename_columns(mapping))
+    return loaded
+
+
+def _share(value: str) -> float | str:
+    return float(value) if value.replace(".", "", 1).isdigit() else value
+
+
+def texts_of(rows: Any) -> list[str]:
+    """Return all texts of some rows, to train a tokenizer on."""
+    found: list[str] = []
+    for row in rows:
+        for value in row.values():
+            if isinstance(value, str):
+                found.append(value)
+            elif isinstance(value, list):
+                found += [item if isinstance(item, str) else item.get("content", "") for item in value]
+    return found
+
+
+def card_of_finetuning(arguments: FineTuneArguments, results: dict[str, Any], data: TextData) -> CardData:
+    """Return what the model card says about a run; `results` is what results.json holds."""
+    where, task = data.provenance, TASKS[arguments.data.task]
+    start = arguments.model.model_name_or_path
+    how = f"{Path(start).name}, fine-tuned" if start else "trained from scratch"
+    return CardData(
+        title=arguments.model.model_title or f"{results['model_type']} {arguments.data.task}",
+        summary=f"A {results['model_type']} model for {arguments.data.task}, {how} by hf_genai on {where.name}.",
+        model_type=results["model_type"],
+        parameters=results["parameters"],
+        license=arguments.model.model_license,
+        languages=where.languages,
+        pipeline_tag=task.pipeline_tag,
+        data_name=where.name,
+        data_description=where.description,
+        data_source=where.origin,
+        data_license=where.licence,
+        data_synthetic=where.synthetic,
+        data_counts={split: f"{count:,} rows" for split, count in results["rows"].items()},
+        training_command=results["command"],
+        training_seconds=results["train_seconds"],
+        hyperparameters={k: v for k, v in results["settings"].items() if "output_dir" not in k},
+        versions=results["versions"],
+        hardware=results["hardware"],
+        evaluation_data=f"{results['rows']['test']} held-out rows of {where.name}",
+        scores=results["scores"],
+        baselines=results["baselines"],
+        samples=results["samples"],
+        samples_note="The first held-out rows, not chosen: what was given, what was expected, what came.",
+        limits=f"Trained on {results['rows']['train']:,} rows of the kind described above, and scored on such alone.",
+        bias="Not studied. The model repeats what its training rows say about people and places, and how.",
+    )

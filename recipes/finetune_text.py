@@ -1,0 +1,130 @@
+"""Fine-tune a model, or train one from scratch, for a task on texts: classification, tagging, question answering,
+summarisation, dialogue or code.
+
+On a CPU, a few minutes, with built-in rows:
+    python recipes/finetune_text.py recipes/configs/finetune_text/classification.yaml --output_dir outputs/languages
+A pretrained model, and rows of your own (csv, tsv, jsonl, parquet) or a data set on the Hub:
+    python recipes/finetune_text.py recipes/configs/finetune_text/classification.yaml --model null \
+        --model_name_or_path outputs/bert --data reviews.csv --columns '{text: review, label: stars}' --output_dir DIR
+One GPU, or all of a machine:
+    accelerate launch --config_file recipes/accelerate/ddp.yaml recipes/finetune_text.py CONFIG --output_dir DIR
+Go on after an interruption: the same command and --resume_from_checkpoint true
+
+Expected results and costs stand in recipes/README.md and on top of each config.
+"""
+
+import shlex
+import sys
+import time
+
+import torch
+import transformers
+from transformers import AutoTokenizer, Trainer, set_seed
+
+import hf_genai
+from hf_genai.data import train_tokenizer
+from hf_genai.hub import push, save_for_hub
+from hf_genai.training.checkpoints import checkpoint_to_resume, prepare_output_dir
+from hf_genai.training.finetuning import card_of_finetuning, load_rows, parse_finetune_arguments, texts_of
+from hf_genai.training.finetuning_tasks import TASKS
+from hf_genai.training.model_config import build_config
+from hf_genai.training.results import bare, hardware, versions, write_json
+from hf_genai.training.trainer import StopOnSignal, TrainingInterrupted
+
+
+def make_tokenizer(arguments, texts):
+    """Return the tokenizer that is named, the model's, or one trained on the texts."""
+    name = arguments.model.tokenizer_name_or_path or arguments.model.model_name_or_path
+    if name:
+        return AutoTokenizer.from_pretrained(name)
+    tokenizer = train_tokenizer(texts_of(texts), vocab_size=arguments.model.vocab_size)
+    tokenizer.model_max_length = arguments.data.max_length
+    return tokenizer
+
+
+def make_model(arguments, task, tokenizer, decided):
+    """Return the model: a pretrained one with the task's head, or a new one."""
+    auto = getattr(transformers, task.auto_class)
+    name = arguments.model.model_name_or_path
+    if name is None:
+        config = build_config(arguments, tokenizer, tokenizer)
+        return auto.from_config(type(config).from_dict({**config.to_dict(), **decided}))
+    config = transformers.AutoConfig.from_pretrained(name)
+    if not config.model_type.startswith("genai"):
+        return hf_genai.from_transformers(auto.from_pretrained(name, **decided))
+    return auto.from_pretrained(name, **decided)
+
+
+def main(argv: list[str] | None = None) -> dict:
+    """Run the recipe; return output_dir and what results.json holds (of a distributed run, in its first process)."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    arguments = parse_finetune_arguments(argv, __doc__)
+    data, training, folder = arguments.data, arguments.training, arguments.training.output_dir
+    checkpoint = checkpoint_to_resume(folder, training.resume_from_checkpoint)
+    is_main = training.process_index == 0
+    if is_main:
+        prepare_output_dir(folder, training.overwrite_output_dir, checkpoint)
+    if training.num_threads and training.device.type == "cpu":
+        torch.set_num_threads(training.num_threads)
+    set_seed(training.seed)
+    started = time.perf_counter()
+
+    texts = load_rows(data, training.seed)
+    tokenizer = make_tokenizer(arguments, texts.train)
+    task = TASKS[data.task](arguments, tokenizer)
+    model = make_model(arguments, task, tokenizer, task.config(texts.train))
+    if max(tokenizer.get_vocab().values()) >= model.config.vocab_size:
+        raise ValueError(f"the tokenizer has more tokens than the model's vocab_size ({model.config.vocab_size})")
+    rows = {split: task.tokenize(getattr(texts, split)) for split in ("train", "validation", "test")}
+
+    publish, training.push_to_hub = training.push_to_hub, False  # once, at the end, and not every checkpoint
+    stop = StopOnSignal()
+    trainer = Trainer(
+        model=model,
+        args=training,
+        train_dataset=rows["train"],
+        eval_dataset=rows["validation"],
+        data_collator=task.collator(),
+        processing_class=tokenizer,
+        callbacks=[stop],
+    )
+    began = time.perf_counter()
+    with stop:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    seconds = time.perf_counter() - began
+    scores, samples = task.score(trainer, texts.test, rows["test"])
+    if not is_main:
+        return {}
+    results = {
+        "task": data.task,
+        "model_type": model.config.model_type,
+        "parameters": model.num_parameters(),
+        "scores": {name: round(value, 4) for name, value in scores.items()},
+        "baselines": {
+            name: {metric: round(value, 4) for metric, value in row.items()}
+            for name, row in task.baselines(texts.train, texts.test).items()
+        },
+        "rows": {split: len(getattr(texts, split)) for split in rows},
+        "samples": samples,
+        "train_seconds": round(seconds, 1),
+        "train_steps": trainer.state.global_step,
+        "command": shlex.join(["python", "recipes/finetune_text.py", *bare(argv)]),
+        "settings": arguments.given,
+        "versions": versions(),
+        "hardware": hardware(training.device, training.world_size),
+        "total_seconds": round(time.perf_counter() - started, 1),
+    }
+    write_json(f"{folder}/results.json", results)
+    card = card_of_finetuning(arguments, results, texts)
+    save_for_hub(folder, model, tokenizer, card, attachments=[f"{folder}/results.json"], overwrite=True)
+    if publish:
+        push(folder, training.hub_model_id, private=bool(training.hub_private_repo), token=training.hub_token)
+    return {**results, "output_dir": folder}
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except TrainingInterrupted as interruption:
+        print(interruption, file=sys.stderr)
+        sys.exit(interruption.exit_code)
