@@ -9,6 +9,7 @@ What corresponds to what stands in conversion_tables.py. Only safetensors are re
 import copy
 import dataclasses
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +18,8 @@ from typing import Any
 
 import transformers
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers.utils import cached_file, logging
 
 from .conversion_layout import RENAME, Head, Layout, Operation
 from .conversion_tables import ACTIVATIONS, COMMON, LAYOUTS, UNFIT
@@ -26,6 +27,8 @@ from .registry import FAMILIES, load
 
 logger = logging.get_logger(__name__)
 
+# One of these is in a folder that has a tokenizer.
+TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
@@ -83,6 +86,50 @@ def to_transformers(model: PreTrainedModel) -> Any:
         families = ", ".join(dict.fromkeys(layout.family for layout in LAYOUTS))
         raise ValueError(f"model must be of {families}, not {ours}: transformers has no class like that")
     raise ValueError(f"this {ours} is in no layout that transformers has a class for: {'; '.join(obstacles)}")
+
+
+def convert_folder(
+    source: str, target: str | Path, *, to: str | None = None, auto_class: str | None = None
+) -> PreTrainedModel:
+    """Convert a folder or Hub name into a new folder: model, configuration and, where there is one, the tokenizer.
+
+    Args:
+        source: A model of ours or of transformers.
+        target: A folder that does not exist or is empty. It is there in full, or not at all.
+        to: "transformers" or "hf_genai". None: whichever source is not.
+        auto_class: As in `from_transformers`.
+
+    Raises:
+        ValueError: `target` holds files, source is in the wanted form already, or it cannot be converted.
+    """
+    target = Path(target)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"target folder {target} is there and not empty; give another one")
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    form = "hf_genai" if config.model_type in FAMILIES else "transformers"
+    if to not in (None, "transformers", "hf_genai"):
+        raise ValueError(f"to must be transformers or hf_genai, not {to!r}")
+    if to == form:
+        raise ValueError(f"to={to}: {source} is a model of {form} already ({config.model_type})")
+    if form == "transformers":
+        model = from_transformers(source, auto_class=auto_class)
+    elif auto_class is not None:
+        raise ValueError("auto_class is for models of transformers; one of hf_genai is converted with the head it has")
+    else:
+        name = (config.architectures or list(config.auto_classes.values()))[0]
+        ours = load(config.model_type, name).from_pretrained(source, use_safetensors=True)
+        model = to_transformers(ours)
+    part = target.with_name(f".{target.name}.part")
+    try:
+        model.save_pretrained(part)
+        if any(cached_file(source, name, _raise_exceptions_for_missing_entries=False) for name in TOKENIZERS):
+            AutoTokenizer.from_pretrained(source, trust_remote_code=False).save_pretrained(part)
+        if target.exists():
+            target.rmdir()
+        part.rename(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return model
 
 
 def load_foreign(name: str, auto_class: str | None, options: dict[str, Any]) -> PreTrainedModel:
