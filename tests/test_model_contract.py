@@ -317,7 +317,8 @@ def test_a_training_step_under_bf16_autocast_is_close_to_float32(case):
     parts = [list(rough)] if case.family != RNN else [[name] for name in rough]
     for names in parts:
         found, expected = (torch.cat([grads[name].flatten() for name in names]) for grads in (rough, exact))
-        assert nn.functional.cosine_similarity(found, expected, dim=0) > 0.97, names
+        likeness = nn.functional.cosine_similarity(found, expected, dim=0)
+        assert likeness > 0.95, (likeness, names)
 
 
 @each
