@@ -1,0 +1,74 @@
+"""Whole graphs: torch.compile without a break, torch.export with sizes left open, static caches."""
+
+import pytest
+import torch
+from tiny_families import batch_of, make
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+# one layer traces twice as fast as two
+SHALLOW = {"encoder_layers": 1, "decoder_layers": 1}
+
+
+def shallow(family: str, layout: str, **options):
+    return make(family, layout, **(SHALLOW if family == "T5" else {"num_hidden_layers": 1}), **options)
+
+
+@pytest.mark.slow  # the static-cache test compiles the forward pass of GPT and T5, the next one BERT's
+def test_the_compiled_model_is_one_graph_with_the_same_logits_and_gradients(family, layout):
+    batch = batch_of(family)
+    model, other = shallow(family, layout), shallow(family, layout)
+    compiled = torch.compile(other, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(**batch).logits, model(**batch).logits, atol=1e-5, rtol=1e-5)
+    model.train(), other.train()
+    losses = [each(**batch).loss for each in (model, compiled)]
+    for loss in losses:
+        loss.backward()
+    torch.testing.assert_close(*losses, atol=1e-6, rtol=1e-5)
+    for (name, mine), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_a_compiled_encoder_is_one_graph():
+    batch, model = batch_of("BERT"), shallow("BERT", "modern")
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(**batch).logits, model(**batch).logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["GPT", "T5"])
+def test_generation_with_a_static_cache_and_a_compiled_step_gives_the_same_tokens(family, layout):
+    batch = batch_of(family)
+    batch.pop("labels")
+    model, options = shallow(family, layout), {"max_new_tokens": 8, "do_sample": False}
+    expected = model.generate(**batch, **options)
+    assert torch.equal(model.generate(**batch, **options, cache_implementation="static"), expected)
+    model.forward = torch.compile(model.forward, fullgraph=True, backend="eager")
+    assert torch.equal(model.generate(**batch, **options, cache_implementation="static"), expected)
+
+
+@pytest.mark.parametrize("layout", ["modern", pytest.param("classic", marks=pytest.mark.slow)])
+def test_the_exported_graph_takes_other_sizes(family, layout):
+    batch = batch_of(family)
+    batch.pop("labels")
+    model = shallow(family, layout, use_cache=False)
+    rows, length = torch.export.Dim("rows", max=64), torch.export.Dim("length", max=60)
+    shapes = dict.fromkeys(batch, {0: rows, 1: length})
+    if family == "T5":
+        batch["decoder_input_ids"] = batch["input_ids"][:, :5].clamp(min=1)
+        shapes["decoder_input_ids"] = {0: rows, 1: torch.export.Dim("target_length", max=60)}
+    with torch.no_grad():
+        graph = torch.export.export(model, (), batch, dynamic_shapes=shapes, strict=False).module()
+        other = batch_of(family, length=11, rows=3)
+        other.pop("labels")
+        if family == "T5":
+            other["decoder_input_ids"] = other["input_ids"][:, :4].clamp(min=1)
+        for given in (batch, other):
+            torch.testing.assert_close(graph(**given).logits, model(**given).logits, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,52 @@
+"""LoRA by PEFT on each family: the fast paths must not go round the adapters."""
+
+import pytest
+import torch
+from tiny_families import batch_of, make
+
+peft = pytest.importorskip("peft")
+
+
+def test_lora_starts_equal_trains_saves_loads_and_merges(family, layout, tmp_path):
+    batch = batch_of(family)
+    model = make(family, layout)
+    with torch.no_grad():
+        plain = model(**batch).logits
+    lora = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear")
+    model = peft.get_peft_model(model, lora)
+    names = {name.split(".lora_A")[0].rsplit(".", 1)[-1] for name, _ in model.named_parameters() if "lora_A" in name}
+    assert names >= {"q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"}
+    with torch.no_grad():
+        torch.testing.assert_close(model(**batch).logits, plain, atol=1e-5, rtol=1e-5)
+
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=3e-2)
+    model.train()
+    losses = []
+    for _ in range(8):
+        loss = model(**batch).loss
+        loss.backward()
+        assert losses or all(p.grad is not None for p in trained)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+    moved = {
+        n.split(".lora_B")[0].rsplit(".", 1)[-1] for n, p in model.named_parameters() if "lora_B" in n and p.any()
+    }
+    assert moved == names  # each adapter learned: none is gone round
+
+    model.eval()
+    with torch.no_grad():
+        adapted = model(**batch).logits
+    assert (adapted - plain).abs().max() > 0.1
+    model.save_pretrained(tmp_path)
+    again = peft.PeftModel.from_pretrained(make(family, layout), tmp_path).eval()
+    with torch.no_grad():
+        assert torch.equal(again(**batch).logits, adapted)
+        merged = again.merge_and_unload()
+        torch.testing.assert_close(merged(**batch).logits, adapted, atol=1e-4, rtol=1e-4)
+    if family != "BERT":
+        ids = {"input_ids": batch["input_ids"][:1], "attention_mask": batch["attention_mask"][:1]}
+        options = {"max_new_tokens": 6, "do_sample": False, "num_beams": 2}
+        assert merged.generate(**ids, **options).tolist() == model.generate(**ids, **options).tolist()
