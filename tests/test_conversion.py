@@ -23,16 +23,25 @@ SIZES = {
     "intermediate_size": 48,
     "max_position_embeddings": 24,
 }
-BERT_SIZES = {**SIZES, "type_vocab_size": 3, "num_labels": 3}
+# nothing stands at its default, so that no field can be forgotten
+BERT_SIZES = {
+    **{**SIZES, "type_vocab_size": 3, "num_labels": 3, "layer_norm_eps": 1e-3, "initializer_range": 0.03},
+    **{"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.3, "use_cache": False},
+}
 GPT2_SIZES = {
     **{"vocab_size": 40, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 24, "num_labels": 3},
-    **{"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+    **{"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "layer_norm_epsilon": 1e-3},
+    **{"resid_pdrop": 0.2, "embd_pdrop": 0.2, "attn_pdrop": 0.3, "initializer_range": 0.03},
 }
-LLAMA_SIZES = {**SIZES, "num_key_value_heads": 2, "num_labels": 3, "pad_token_id": 0}
+LLAMA_SIZES = {
+    **{**SIZES, "num_key_value_heads": 2, "num_labels": 3, "pad_token_id": 0, "rms_norm_eps": 1e-3},
+    **{"attention_dropout": 0.3, "initializer_range": 0.03, "bos_token_id": 3, "eos_token_id": [2, 4]},
+}
 T5_SIZES = {
     **{"vocab_size": 40, "d_model": 32, "d_kv": 6, "d_ff": 48, "num_layers": 3, "num_decoder_layers": 2},
     **{"num_heads": 4, "relative_attention_num_buckets": 8, "relative_attention_max_distance": 10},
-    **{"num_labels": 3, "decoder_start_token_id": 0},
+    **{"num_labels": 3, "decoder_start_token_id": 0, "layer_norm_epsilon": 1e-3, "dropout_rate": 0.2},
+    "classifier_dropout": 0.4,
 }
 ROPE = {"rope_theta": 5000.0, "factor": 4.0}
 BANDS = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8}
@@ -45,7 +54,7 @@ CASES = {
         "DistilBert",
         {
             **{"vocab_size": 40, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "num_labels": 3},
-            "max_position_embeddings": 24,
+            **{"max_position_embeddings": 24, "dropout": 0.2, "attention_dropout": 0.3, "initializer_range": 0.03},
         },
     ),
     "gpt2": ("GPT2", GPT2_SIZES),
@@ -318,6 +327,35 @@ def test_a_causal_model_of_the_modern_layout_is_a_llama():
     assert (theirs(ids).logits - ours(ids).logits).abs().max() < 1e-5
     assert theirs.lm_head.weight is theirs.model.embed_tokens.weight
     assert said(hf_genai.from_transformers(theirs).config) == said(ours.config)
+
+
+def dropouts(model) -> list[float]:
+    """Return the probabilities of the dropout of a head: what stands outside of the base model."""
+    base = model.base_model
+    return [part.p for name, part in model.named_children() if part is not base and isinstance(part, torch.nn.Dropout)]
+
+
+@pytest.mark.parametrize(
+    ("case", "head", "more"),
+    [
+        ("bert", "ForSequenceClassification", {"classifier_dropout": 0.4}),
+        ("bert", "ForMultipleChoice", {"classifier_dropout": 0.4}),
+        ("bert", "ForTokenClassification", {}),
+        ("roberta", "ForTokenClassification", {"classifier_dropout": 0.4}),
+        ("roberta", "ForMultipleChoice", {"classifier_dropout": 0.4}),
+        ("distilbert", "ForSequenceClassification", {"seq_classif_dropout": 0.4}),
+        ("distilbert", "ForTokenClassification", {"seq_classif_dropout": 0.4}),
+        ("gpt2", "ForTokenClassification", {}),
+        ("gpt2", "ForTokenClassification", {"classifier_dropout": 0.4}),
+        ("llama", "ForTokenClassification", {}),
+        ("t5", "ForTokenClassification", {}),
+    ],
+)
+def test_the_dropout_of_a_head_is_theirs(case, head, more):
+    theirs = make(case, head, **more)
+    ours = hf_genai.from_transformers(theirs)
+    assert dropouts(ours) == dropouts(theirs) != []
+    assert dropouts(hf_genai.to_transformers(ours)) == dropouts(theirs)
 
 
 def test_gpt2_with_cross_attention_converts():
