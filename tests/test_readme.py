@@ -38,13 +38,18 @@ def test_every_snippet_of_the_readme_runs_on_the_demo_model(tmp_path, monkeypatc
     short = "--max_steps 2 --eval_steps 2 --save_steps 2 --train_size 200 --max_eval_samples 4 --max_test_samples 4"
     short += " --num_attention_maps 1 --generation.max_new_tokens 4"
     run("hf-genai demo --output_dir hf_genai_demo", *shlex.split(short))
-    (snippet,) = blocks("python")
-    exec(compile(snippet, "README.md", "exec"), {})
+    for snippet in blocks("python"):
+        exec(compile(snippet, "README.md", "exec"), {})
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("hf-genai ")]
-    assert [command.split()[1] for command in commands] == ["generate", "attend", "train", "evaluate", "push"]
+    kinds = ["generate", "attend", "train", "evaluate", "push", "train", "train"]
+    assert [command.split()[1] for command in commands] == kinds
+    (tmp_path / "texts.txt").write_text("\n\n".join(f"in {n} days it is over" for n in range(300)), encoding="utf-8")
+    quick = {
+        "rnn_small": short.replace("--train_size 200 ", "") + " --vocab_size 300",
+        "gpt_tiny": "--max_steps 2 --vocab_size 300 --model.hidden_size 32",
+        "classification": "--max_steps 2 --max_rows 50 --vocab_size 600 --model.hidden_size 32",
+    }
     for command in commands:
-        trains = command.split()[1] == "train"
-        options = shlex.split(short.replace("--train_size 200 ", "")) if trains else []
-        run(command, *options, *(["--vocab_size", "300"] if trains else []))
+        run(command, *shlex.split(quick.get(command.split()[2], "")))
     assert (tmp_path / "attention.png").exists() and (tmp_path / "attention.html").exists()
     assert "nothing was sent" in capsys.readouterr().out
