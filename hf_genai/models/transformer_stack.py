@@ -158,6 +158,8 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
                 position_ids = positions_from_mask(attention_mask, length)
             else:
                 position_ids = torch.arange(length, device=inputs_embeds.device).unsqueeze(0) + past
+        if type(self.layers[0]).__name__ == "PipelineIdentityLayer":
+            return inputs_embeds, position_ids  # a later stage of a pipeline: what comes in has its positions
         if kind == "learned":
             if first or (isinstance(past, int) and past + length > self.config.max_position_embeddings):
                 self.check_positions(position_ids, batch, length)
