@@ -4,6 +4,7 @@
 is otherwise as it is: chat and text completions, streaming, continuous batching.
 """
 
+import functools
 import json
 import sys
 from importlib.util import find_spec
@@ -66,7 +67,17 @@ def serve(argv: list[str]) -> None:
     import typer
     from transformers.cli.serve import Serve
 
+    class Server(Serve):
+        @functools.wraps(Serve.__init__)
+        def __init__(self, *args, **kwargs):
+            try:
+                super().__init__(*args, **kwargs)  # returns, or raises KeyboardInterrupt, when it is stopped
+            finally:
+                # else the worker of continuous batching keeps the process alive
+                if hasattr(self, "_generation_state"):
+                    self._generation_state.shutdown()
+
     make_visible()
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.command()(Serve)
+    app.command(help=Serve.__doc__)(Server)
     app(argv, standalone_mode=False, prog_name="hf-genai serve")

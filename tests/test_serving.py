@@ -69,6 +69,16 @@ def ask(port: int, folder) -> tuple[str, str]:
     return whole, "".join(pieces)
 
 
+def expected_text(folder, prompt: str, length: int) -> str:
+    """Return what generate() writes after a prompt."""
+    from transformers import AutoTokenizer
+
+    model, tokenizer = GenaiGPTForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    inputs = tokenizer(prompt, return_tensors="pt")
+    ids = model.generate(**inputs, max_new_tokens=length, do_sample=False)
+    return tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
 @pytest.mark.parametrize("continuous_batching", [False, True], ids=["plain", "continuous batching"])
 def test_the_server_answers_what_generate_gives_at_once_and_streamed(folder, continuous_batching):
     from transformers.cli.serve import Serve
@@ -115,8 +125,8 @@ def test_the_command_serves_until_it_is_stopped(folder):
             wait_for(port, 120)
             answer, streamed = ask(port, folder)
             assert answer == streamed != ""
-            text = client_of(port).completions.create(model=str(folder), prompt="one", max_tokens=4).choices[0].text
-            assert text
+            asked = {"model": str(folder), "prompt": "one", "max_tokens": 4, "temperature": 0.0}
+            assert client_of(port).completions.create(**asked).choices[0].text == expected_text(folder, "one", 4)
             server.send_signal(signal.SIGINT)
             assert server.wait(30) in (0, 130)
         finally:
