@@ -68,7 +68,7 @@ def serve(argv: list[str]) -> None:
     from transformers.cli.serve import Serve
 
     class Server(Serve):
-        @functools.wraps(Serve.__init__)
+        @functools.wraps(Serve.__init__)  # type: ignore[misc]
         def __init__(self, *args, **kwargs):
             try:
                 super().__init__(*args, **kwargs)  # returns, or raises KeyboardInterrupt, when it is stopped

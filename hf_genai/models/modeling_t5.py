@@ -183,13 +183,14 @@ class GenaiT5Model(GenaiT5PreTrainedModel):
                     "give decoder_input_ids or decoder_inputs_embeds: there are no input_ids to shift right"
                 )
             check_ids("input_ids", input_ids, self.config.vocab_size)
-            decoder_input_ids = self.shift_right(input_ids)
+            shifted = self.shift_right(input_ids)
             if attention_mask is not None and decoder_attention_mask is None:
                 check_mask("attention_mask", attention_mask, *input_ids.shape)
                 # the text begins where its padding ends
                 begins = attention_mask.bool() & (attention_mask.cumsum(1) == 1)
-                decoder_input_ids = decoder_input_ids.masked_fill(begins, self.config.decoder_start_token_id)
+                shifted = shifted.masked_fill(begins, self.config.decoder_start_token_id)
                 decoder_attention_mask = attention_mask
+            decoder_input_ids = shifted
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids, attention_mask, inputs_embeds, return_dict=True, **kwargs)
         elif not isinstance(encoder_outputs, ModelOutput):
