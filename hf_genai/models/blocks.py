@@ -10,7 +10,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import CrossAttention, SelfAttention
 from .matmul import Linear, together
-from .transformer_kernels import Dropout, RMSNorm, gated, gelu_tanh
+from .transformer_kernels import Dropout, RMSNorm, dropped_relu, gated, gelu_tanh
 
 ACTIVATIONS = {
     "relu": F.relu,
@@ -44,7 +44,10 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         if self.gate_proj is None:
-            inner = self.activation(self.up_proj(hidden_states))  # (B, T, intermediate_size)
+            inner = self.up_proj(hidden_states)  # (B, T, intermediate_size)
+            if self.activation is F.relu:
+                return self.down_proj(dropped_relu(inner, self.dropout))
+            inner = self.activation(inner)
         else:
             both = together(hidden_states, self.gate_proj, self.up_proj)
             if both is None:
@@ -104,5 +107,5 @@ class TransformerLayer(GradientCheckpointingLayer):
     def add(self, hidden_states: Tensor, norm: nn.Module, sublayer) -> Tensor:
         """Add what a sub-layer makes of hidden_states (B, T, D) to them."""
         if self.pre_norm:
-            return hidden_states + self.dropout(sublayer(norm(hidden_states)))
-        return norm(hidden_states + self.dropout(sublayer(hidden_states)))
+            return self.dropout(sublayer(norm(hidden_states)), hidden_states)
+        return norm(self.dropout(sublayer(hidden_states), hidden_states))

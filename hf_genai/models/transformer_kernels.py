@@ -41,37 +41,65 @@ def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def keep_mask(x: Tensor, probability: float) -> tuple[Tensor, float]:
-    """Return which of x's numbers stay (bool), and the factor that keeps their mean.
+    """Return which of x's numbers stay (1, else 0), and the factor that keeps their mean.
 
     16 random bits a number decide, a quarter of what torch's generator makes at a time, where torch's own dropout
     draws a double for each. The probability is rounded to 1 / 65536; the factor is exact for the rounded one.
+    The mask is uint8, since a product with bools takes twice as long.
     """
     dropped = min(round(probability * 65536), 65535)
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    return (words[: x.numel()] >= dropped - 32768).view(x.shape), 65536 / (65536 - dropped)
+    return (words[: x.numel()] >= dropped - 32768).view(torch.uint8).view(x.shape), 65536 / (65536 - dropped)
 
 
 class _Dropout(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, probability):
+    def forward(ctx, x, residual, probability):
         mask, ctx.factor = keep_mask(x, probability)
         ctx.save_for_backward(mask)
-        return (x * mask).mul_(ctx.factor)
+        kept = x * mask
+        return kept.mul_(ctx.factor) if residual is None else torch.add(residual, kept, alpha=ctx.factor, out=kept)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         (mask,) = ctx.saved_tensors
-        return (grad * mask).mul_(ctx.factor), None
+        return (grad * mask).mul_(ctx.factor), grad if ctx.needs_input_grad[1] else None, None
 
 
 class Dropout(nn.Dropout):
-    """torch.nn.Dropout with random bits that cost a third."""
+    """torch.nn.Dropout with random bits that cost a third, and a sum with a residual of the input's shape."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        if self.training and 0 < self.p < 1 and not self.inplace and _worthwhile(input, any_dtype=True):
-            return _Dropout.apply(input, self.p)
-        return super().forward(input)
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        alike = residual is None or (residual.dtype == input.dtype and residual.shape == input.shape)
+        tensors = (input,) if residual is None else (input, residual)
+        drops = self.training and 0 < self.p < 1 and not self.inplace
+        if drops and alike and _worthwhile(*tensors, any_dtype=True):
+            return _Dropout.apply(input, residual, self.p)
+        dropped = super().forward(input)
+        return dropped if residual is None else residual + dropped
+
+
+class _DroppedRelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, probability):
+        mask, ctx.factor = keep_mask(x, probability)
+        result = (x * mask).clamp_min_(0).mul_(ctx.factor)
+        ctx.save_for_backward(result)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        # what was dropped is 0, as what was negative: no mask is needed
+        (result,) = ctx.saved_tensors
+        return torch.ops.aten.threshold_backward(grad, result, 0).mul_(ctx.factor), None
+
+
+def dropped_relu(x: Tensor, dropout: nn.Dropout) -> Tensor:
+    """dropout(relu(x)), which keeps no mask."""
+    drops = type(dropout) is Dropout and dropout.training and 0 < dropout.p < 1
+    return _DroppedRelu.apply(x, dropout.p) if drops and _worthwhile(x) else dropout(F.relu(x))
 
 
 # Norm ----------------------------------------------------------------------------------------------------------------
@@ -216,35 +244,78 @@ def turn(vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor | None:
 
 
 class _Attention(torch.autograd.Function):
-    """softmax(scaling query key^T + bias) value, with dropout of the weights. All (N, ., E), N = B * H."""
+    """softmax(scaling query key^T + bias) value, with dropout of the weights, a few texts at a time.
+
+    So scores stay in the cache, and one text's heads need no copy to lie side by side. query is (B, H, T, E), key and
+    value (B, H, S, E), bias broadcasts to (B, H, T, S); the result is (B, T, H, E).
+    """
 
     @staticmethod
-    def forward(ctx, query, key, value, bias, shape, scaling, dropout):
-        weights = torch.empty(shape, dtype=query.dtype)  # (B, H, T, S)
-        weights.copy_(bias)
-        scores = weights.view(-1, *shape[2:])
-        torch.softmax(scores.baddbmm_(query, key.transpose(1, 2), alpha=scaling), -1, out=scores)
-        mask, factor = keep_mask(scores, dropout) if dropout else (None, 1.0)
-        ctx.save_for_backward(query, key, value, scores, mask)
-        ctx.factor, ctx.scaling, ctx.shape, ctx.bias_shape = factor, scaling, shape, bias.shape
-        kept = scores if mask is None else (scores * mask).mul_(factor)
-        return torch.bmm(kept, value)
+    def forward(ctx, query, key, value, bias, scaling, dropout):
+        batch, heads, length = query.shape[:3]
+        weights = torch.empty(batch, heads, length, key.shape[2], dtype=query.dtype)
+        mask = torch.empty(weights.shape, dtype=torch.uint8) if dropout else None
+        context = torch.empty(batch, length, heads, value.shape[3], dtype=query.dtype)
+        factor = 1.0
+        for rows in _texts(weights):
+            scores = weights[rows].copy_(_of(bias, rows)).flatten(0, 1)  # (N, T, S)
+            scores.baddbmm_(_flat(query, rows), _flat(key, rows).transpose(1, 2), alpha=scaling)
+            kept = torch.softmax(scores, -1, out=scores)
+            if dropout:
+                keep, factor = keep_mask(weights[rows], dropout)
+                mask[rows] = keep
+                kept = kept * keep.flatten(0, 1)
+            found = torch.bmm(kept, _flat(value, rows)).view(-1, heads, length, value.shape[3]).transpose(1, 2)
+            torch.mul(found, factor, out=context[rows])
+        ctx.save_for_backward(query, key, value, weights, mask)
+        ctx.factor, ctx.scaling, ctx.bias_shape = factor, scaling, bias.shape
+        return context
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         query, key, value, weights, mask = ctx.saved_tensors
-        grad, kept = grad.contiguous(), weights
-        weights_grad = torch.bmm(grad, value.transpose(1, 2))
-        if mask is not None:
-            kept = (weights * mask).mul_(ctx.factor)
-            weights_grad = (weights_grad * mask).mul_(ctx.factor)
-        value_grad = torch.bmm(kept.transpose(1, 2), grad)
-        scores_grad = torch._softmax_backward_data(weights_grad, weights, -1, weights.dtype)
-        bias_grad = scores_grad.view(ctx.shape).sum_to_size(ctx.bias_shape) if ctx.needs_input_grad[3] else None
-        query_grad = torch.bmm(scores_grad, key).mul_(ctx.scaling)
-        key_grad = torch.bmm(scores_grad.transpose(1, 2), query).mul_(ctx.scaling)
-        return query_grad, key_grad, value_grad, bias_grad, None, None, None
+        heads = grad.transpose(1, 2)
+        # as projections lay them out: the way back to those needs no copy
+        grads = [torch.empty(x.transpose(1, 2).shape, dtype=x.dtype).transpose(1, 2) for x in (query, key, value)]
+        bias_grad = torch.zeros(ctx.bias_shape, dtype=grad.dtype) if ctx.needs_input_grad[3] else None
+        for rows in _texts(weights):
+            given, kept = _flat(heads, rows) * ctx.factor, weights[rows].flatten(0, 1)
+            weights_grad = torch.bmm(given, _flat(value, rows).transpose(1, 2))
+            scores = kept
+            if mask is not None:
+                keep = mask[rows].flatten(0, 1).to(grad.dtype)
+                kept = kept * keep
+                weights_grad *= keep
+            scores_grad = torch._softmax_backward_data(weights_grad, scores, -1, grad.dtype)
+            if bias_grad is not None:
+                part = _of(bias_grad, rows)
+                part += scores_grad.view(-1, *weights.shape[1:]).sum_to_size(part.shape)
+            if ctx.scaling != 1:
+                scores_grad *= ctx.scaling
+            found = (
+                torch.bmm(scores_grad, _flat(key, rows)),
+                torch.bmm(scores_grad.transpose(1, 2), _flat(query, rows)),
+                torch.bmm(kept.transpose(1, 2), given),
+            )
+            for result, x in zip(grads, found, strict=True):
+                result[rows].copy_(x.view_as(result[rows]))
+        return *grads, bias_grad, None, None
+
+
+def _texts(weights: Tensor) -> Iterator[slice]:
+    """Yield the texts of (B, H, T, S) whose weights fit the cache, one at least."""
+    step = max(1, BLOCK // weights[0].numel())
+    for start in range(0, len(weights), step):
+        yield slice(start, start + step)
+
+
+def _flat(x: Tensor, rows: slice) -> Tensor:
+    return x[rows].reshape(-1, *x.shape[2:])
+
+
+def _of(bias: Tensor, rows: slice) -> Tensor:
+    return bias if len(bias) == 1 else bias[rows]
 
 
 def train_attention(
@@ -276,11 +347,10 @@ def train_attention(
         mask = torch.zeros(1, 1, *query.shape[2:3], key.shape[2], dtype=query.dtype)
         if is_causal and query.shape[2] > 1:
             mask += torch.full_like(mask, -math.inf).triu_(1)
+    elif mask.ndim != 4:
+        return None
     elif mask.dtype == torch.bool:
         if not mask.any(-1).all():  # torch gives such a query a context of 0
             return None
         mask = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, -math.inf)
-    shape = (*query.shape[:3], key.shape[2])
-    parts = (x.reshape(-1, *x.shape[2:]) for x in (query, key, value))  # (N, T, E), (N, S, E) twice
-    context = _Attention.apply(*parts, mask, shape, scaling, dropout)
-    return context.view(*shape[:3], -1).transpose(1, 2)
+    return _Attention.apply(query, key, value, mask, scaling, dropout)

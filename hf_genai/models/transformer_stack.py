@@ -23,6 +23,7 @@ from .blocks import TransformerLayer, make_norm
 from .positions import RelativePositionBias, RotaryEmbedding, positions_from_mask, sinusoidal_positions
 from .seq2seq import check_ids, check_mask
 from .token_step import cached_step
+from .transformer_kernels import Dropout
 
 
 class GenaiTransformerPreTrainedModel(GenaiPreTrainedModel):
@@ -90,7 +91,7 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
         )
         pre_norm = config.norm_position == "pre"
         self.norm = make_norm(config) if pre_norm else None
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
         self.gradient_checkpointing = False
         if pre_norm:
             sublayers = num_layers * (3 if cross_attention else 2)

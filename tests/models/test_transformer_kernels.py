@@ -7,10 +7,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hf_genai.models import transformer_kernels
 from hf_genai.models.fast_path import plain_kernels
 from hf_genai.models.matmul import Linear, project, together
 from hf_genai.models.positions import rotate
-from hf_genai.models.transformer_kernels import Dropout, RMSNorm, gated, gelu_tanh, keep_mask, train_attention
+from hf_genai.models.transformer_kernels import (
+    Dropout,
+    RMSNorm,
+    dropped_relu,
+    gated,
+    gelu_tanh,
+    keep_mask,
+    train_attention,
+)
 
 B, T, S, H, E, D = 2, 5, 7, 3, 4, 12
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-6}
@@ -129,17 +138,48 @@ def test_dropout_is_the_same_for_the_same_seed_and_none_in_evaluation():
     assert torch.equal(Dropout(0.0)(x), x)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_with_a_residual_is_dropout_and_a_sum(dtype):
+    x, residual = leaf(50, 6, dtype=dtype), leaf(50, 6, dtype=dtype)
+    dropout, results = Dropout(0.3), []
+    for summed in (lambda: dropout(x, residual), lambda: residual + dropout(x)):
+        torch.manual_seed(1)
+        results.append([(y := summed()), *torch.autograd.grad((y * x.detach()).sum(), (x, residual))])
+    for found, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(found, wanted, atol=0.1 if dtype == torch.bfloat16 else 1e-5, rtol=1e-5)
+    assert torch.equal(dropout.eval()(x, residual), residual + x)
+    alone = residual.detach()[:1]  # of another shape: broadcast, as in a sum
+    assert torch.equal(Dropout(0.0)(x, alone), alone + x)
+
+
+def test_relu_with_dropout_has_the_zeros_of_both_in_its_value_and_gradient():
+    x, dropout = leaf(400, 300), Dropout(0.25)
+    torch.manual_seed(2)
+    found = dropped_relu(x, dropout)
+    torch.manual_seed(2)
+    wanted = dropout(F.relu(x))
+    torch.testing.assert_close(found, wanted)
+    assert 0.37 < (found > 0).double().mean() < 0.38
+    weights = torch.randn_like(x)
+    torch.testing.assert_close(*(torch.autograd.grad((y * weights).sum(), x)[0] for y in (found, wanted)))
+    assert torch.equal(dropped_relu(x, dropout.eval()), F.relu(x))
+
+
 MASKS = {
     "none": lambda: None,
     "bool": lambda: torch.ones(B, 1, T, S, dtype=torch.bool).tril(1),
     "bias": lambda: leaf(1, H, T, S),
     "bias of one row": lambda: leaf(1, H, 1, S),
+    "bias of each text": lambda: leaf(B, H, T, S),
+    "bias of each text and no head": lambda: leaf(B, 1, T, S),
 }
 
 
 @pytest.mark.parametrize("name", MASKS)
 @pytest.mark.parametrize("is_causal", [True, False])
-def test_attention_with_dropout_or_a_learned_bias_is_that_of_torch(name, is_causal, monkeypatch):
+@pytest.mark.parametrize("block", [1, 2**16])  # texts one by one, or all at once
+def test_attention_with_dropout_or_a_learned_bias_is_that_of_torch(name, is_causal, block, monkeypatch):
+    monkeypatch.setattr(transformer_kernels, "BLOCK", block)
     mask = MASKS[name]()
     query, key, value = leaf(B, H, T, E), leaf(B, H, S, E), leaf(B, H, S, E)
     inputs = [query, key, value] + ([mask] if mask is not None and mask.requires_grad else [])
