@@ -5,7 +5,7 @@
 
 GPT in GPT-2's layout, T5 in T5's, and the GRU translator: random weights, a prompt or source of 32 tokens, 128 new
 tokens (no end token). Outputs in float32 are checked to be the same token for token; bfloat16 and int8 write slightly
-other tokens. `--only "gpt d256"` leaves the others out.
+other tokens. `--only "gpt d256"` leaves the other models out, `--only "gpt d256, greedy, batch 32"` other cases, too.
 """
 
 import copy
@@ -99,6 +99,15 @@ def our_contenders(ours, ids: torch.Tensor, packed: bool = True, **options) -> d
     return contenders
 
 
+def case_name(name: str, case: tuple[int, int]) -> str:
+    sentences, beams = case
+    return f"{name}, {'greedy' if beams == 1 else f'beam {beams}'}, batch {sentences}"
+
+
+def wanted_cases(name: str, cases: tuple[tuple[int, int], ...], only: str) -> list[tuple[int, int]]:
+    return [case for case in cases if only in case_name(name, case)]
+
+
 def compare(name: str, contenders: dict, peers: tuple[str, ...], case: tuple[int, int], rounds: int) -> list[dict]:
     """Time contenders in turns; a row for each of ours and each peer that does the same."""
     seconds = medians(contenders, rounds)
@@ -111,7 +120,7 @@ def compare(name: str, contenders: dict, peers: tuple[str, ...], case: tuple[int
             if peer == ours or not fair:
                 continue
             goal = GOALS.get((ours, peer, *case)) if name.startswith("gpt d256") else None
-            label = f"{name}, {ours}, {'greedy' if case[1] == 1 else f'beam {case[1]}'}, batch {case[0]}"
+            label = f"{case_name(name, case)}, {ours}"
             rows.append(row(label, peer, 1000 * seconds[ours], 1000 * seconds[peer], goal))
     return rows
 
@@ -120,7 +129,8 @@ def main() -> None:
     options = arguments(__doc__)
     rows = []
     for name, (sizes, length) in GPT_SIZES.items():
-        if options.only not in name:
+        cases = wanted_cases(name, GPT_CASES, options.only)
+        if not cases:
             continue
         ours = gpt(sizes)
         theirs = hf_genai.to_transformers(ours).eval()
@@ -128,7 +138,7 @@ def main() -> None:
             "CTranslate2": ctranslate2_gpt(theirs, "float32"),
             "CTranslate2 int8": ctranslate2_gpt(theirs, "int8"),
         }
-        for batch, beams in GPT_CASES:
+        for batch, beams in cases:
             ids = torch.randint(1, ours.config.vocab_size, (batch, PROMPT))
             asked = {"max_new_tokens": length, "num_beams": beams, "do_sample": False}
             contenders = {"transformers": partial(theirs.generate, ids, **asked)}
@@ -143,11 +153,12 @@ def main() -> None:
             peers = ("transformers", *engines)
             rows += compare(name, contenders, peers, (batch, beams), options.rounds)
     for name, make in {"t5 d256": t5, "rnn d256": rnn}.items():
-        if options.only not in name:
+        cases = wanted_cases(name, ((1, 1), (32, 1), (32, 4)), options.only)
+        if not cases:
             continue
         ours = make()
         theirs = hf_genai.to_transformers(ours).eval() if name.startswith("t5") else None
-        for batch, beams in ((1, 1), (32, 1), (32, 4)):
+        for batch, beams in cases:
             ids = torch.randint(3, 8192, (batch, PROMPT))
             asked = {"max_new_tokens": 128, "num_beams": beams, "do_sample": False}
             contenders = our_contenders(ours, ids, packed=theirs is not None, **asked)

@@ -58,8 +58,9 @@ def fast_generate(
 
     Args:
         dtype: in which the layers and the head multiply: "float32", or, for faster and slightly other results,
-            "bfloat16" or "int8" (weights with a scale for each output, activations with one for all rows of a step, so
-            that a text can depend on what it is batched with). The prompt is read in float32 in any case.
+            "bfloat16" or "int8" (weights with a scale for each output, activations with one for all rows of a step, or
+            in bfloat16 where there is one row, so that a text can depend on what it is batched with). The prompt is
+            read in float32 in any case.
         tokenizer: what `stop_strings` needs.
 
     Raises:

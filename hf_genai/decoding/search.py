@@ -101,8 +101,10 @@ def search_by_token(steps: Steps, input_ids: Tensor, model_kwargs: dict[str, Any
             tokens = tokens.masked_fill(ended, search.pad_id)
         current[:, length] = tokens
         length += 1
-        ended = ended | search.ends(tokens, current, length)
-        count = int(ended.sum())
+        count = 0
+        if search.eos_ids is not None or search.stop is not None:
+            ended = ended | search.ends(tokens, current, length)
+            count = int(ended.sum())
         if length == search.max_length or count == len(ended):
             break
         if search.rows_are_free and count >= FINISHED_SHARE * len(ended):

@@ -113,8 +113,8 @@ class TransformerSteps:
         outputs = self.model(**inputs, return_dict=True)
         cache = outputs.past_key_values
         own = getattr(cache, "self_attention_cache", cache)
-        self.keys = [layer.keys for layer in own.layers]  # (B, K, capacity, E) each
-        self.values = [layer.values for layer in own.layers]
+        # keys and values of each layer: (2, B, K, capacity, E)
+        self.kept = [torch.stack([layer.keys, layer.values]) for layer in own.layers]
         self.prompt_length = self.slots = own.get_seq_length()
         self.steps_taken = 0
         encoder_decoder = self.model.config.is_encoder_decoder
@@ -122,7 +122,8 @@ class TransformerSteps:
         self.read_mask(mask, kwargs.get("position_ids"))
         self.source: list[tuple[Tensor, Tensor]] = []
         if encoder_decoder:
-            self.source = [(layer.keys, layer.values) for layer in cache.cross_attention_cache.layers]
+            for layer in cache.cross_attention_cache.layers:
+                self.source.append((layer.keys.flatten(0, 1), layer.values.flatten(0, 1)))  # (B * K, S, E)
             source_mask: Any = kwargs.get("attention_mask")
             padded = source_mask is not None and not source_mask.all()
             self.source_mask = None if not padded else additive_mask(source_mask.bool())[:, None, None]
@@ -130,7 +131,7 @@ class TransformerSteps:
 
     def read_mask(self, mask: Any, position_ids: Tensor | None) -> None:
         """Set what each beam may see of the prompt, and where its next token stands."""
-        batch = len(self.keys[0])
+        batch = self.kept[0].shape[1]
         padded = mask is not None and not mask.all()
         self.mask: Tensor | None = None  # (B, W, S), added to scores
         if padded or self.beams > 1:
@@ -151,13 +152,12 @@ class TransformerSteps:
         """See to it that each sentence has W slots more."""
         if self.beams > 1 and self.steps_taken % STEPS_BETWEEN_CLEANINGS == 0:
             self.clean()
-        if self.slots + self.beams <= self.keys[0].shape[2]:
+        if self.slots + self.beams <= self.kept[0].shape[3]:
             return
         capacity = self.slots + max(32 * self.beams, self.slots // 2)
-        for tensors in (self.keys, self.values):
-            for index, old in enumerate(tensors):
-                tensors[index] = old.new_empty(*old.shape[:2], capacity, old.shape[3])
-                tensors[index][:, :, : self.slots] = old[:, :, : self.slots]
+        for index, old in enumerate(self.kept):
+            self.kept[index] = old.new_empty(*old.shape[:3], capacity, old.shape[4])
+            self.kept[index][:, :, :, : self.slots] = old[:, :, :, : self.slots]
 
     def clean(self) -> None:
         """Give up slots that no beam descends from, if that saves a third."""
@@ -167,10 +167,9 @@ class TransformerSteps:
         if left > self.slots * 2 // 3:
             return
         order = live.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :left]  # (B, S')
-        index = order[:, None, :, None].expand(-1, self.key_heads, -1, self.head_dim)
-        for tensors in (self.keys, self.values):
-            for old in tensors:
-                old[:, :, :left] = old.gather(2, index)
+        index = order[:, None, :, None].expand(2, -1, self.key_heads, -1, self.head_dim)
+        for old in self.kept:
+            old[:, :, :, :left] = old.gather(3, index)
         self.mask = self.mask.gather(2, order.unsqueeze(1).expand(-1, self.beams, -1))
         if self.kind == "relative_bias":
             self.places = self.places.expand(len(order), -1).gather(1, order)
@@ -192,16 +191,17 @@ class TransformerSteps:
         first, self.slots = self.slots, self.slots + self.beams
         self.steps_taken += 1
         self.position = self.position + 1
-        batch, mask = len(self.keys[0]), self.score_mask(place)
+        batch, mask = self.kept[0].shape[1], self.score_mask(place)
 
-        def attend(index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            for slots, new in ((self.keys[index], key), (self.values[index], value)):
-                slots[:, :, first : self.slots] = new.view(batch, self.beams, self.key_heads, -1).transpose(1, 2)
-            keys, values = (slots[index][:, :, : self.slots] for slots in (self.keys, self.values))
-            return self.ungroup(attend_rows(self.group(query), keys, values, mask, self.scale))
+        def attend(index: int, query: Tensor, new: Tensor) -> Tensor:
+            kept = self.kept[index]
+            new = new.view(batch, self.beams, 2, self.key_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+            kept.narrow(3, first, self.beams).copy_(new)
+            keys, values = kept.narrow(3, 0, self.slots).flatten(1, 2).unbind()  # (B * K, S, E)
+            return self.ungroup(attend_rows(self.group(query), keys, values, mask))
 
         def look(index: int, query: Tensor) -> Tensor:
-            return self.ungroup(attend_rows(self.group(query), *self.source[index], self.source_mask, self.scale))
+            return self.ungroup(attend_rows(self.group(query), *self.source[index], self.source_mask))
 
         hidden = self.weights.layers.run(hidden, angles, attend, look if self.source else None)
         if self.stack.norm is not None:
@@ -239,7 +239,8 @@ class TransformerSteps:
         return self.stack.relative_bias.weight  # (buckets, H)
 
     def group(self, query: Tensor) -> Tensor:
-        """(N, H, E) -> (B, K, G * W, E): all queries to a sentence's key head."""
+        """(N, H, E) -> (B, K, G * W, E): all queries to a sentence's key head, scaled."""
+        query = query * self.scale
         if self.beams == 1:
             return query.reshape(-1, self.key_heads, self.groups, self.head_dim)
         query = query.reshape(-1, self.beams, self.key_heads, self.groups, self.head_dim)
@@ -253,11 +254,11 @@ class TransformerSteps:
         return context.reshape(len(context) * self.beams, -1)
 
     def keep(self, sentences: Tensor) -> None:
-        batch = len(self.keys[0])
+        batch = self.kept[0].shape[1]
         rows = (sentences.unsqueeze(1) * self.beams + torch.arange(self.beams)).flatten()
-        for tensors in (self.keys, self.values):
-            tensors[:] = [tensor.index_select(0, sentences) for tensor in tensors]
-        self.source = [(select(k, sentences, batch), select(v, sentences, batch)) for k, v in self.source]
+        self.kept = [both.index_select(1, sentences) for both in self.kept]
+        heads = (sentences.unsqueeze(1) * self.key_heads + torch.arange(self.key_heads)).flatten()
+        self.source = [(keys.index_select(0, heads), values.index_select(0, heads)) for keys, values in self.source]
         self.mask = select(self.mask, sentences, batch)
         if self.source:
             self.source_mask = select(self.source_mask, sentences, batch)

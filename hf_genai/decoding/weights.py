@@ -1,5 +1,6 @@
 """A model's weights packed for decoding: as they are, in bfloat16, or in int8."""
 
+import functools
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 
 from ..models.packed_linear import PLAIN, PackedLinear, packing_works
 from ..models.token_step import Pack, Rows, StepLayers
+
+# Weights beyond which a row is better quantised, too
+LARGEST_MIXED = 2**20
 
 
 class BFloat16Linear(PackedLinear):
@@ -26,12 +30,14 @@ class Int8Linear:
     """A linear map of float32 rows whose product is taken in 8-bit integers.
 
     Each output's weights have a scale of their own, found once. The rows share a scale and a zero point, found anew in
-    each call, so a row's result depends a little on the others.
+    each call, so a row's result depends a little on the others. A single row stays in bfloat16 where torch can
+    multiply that by 8-bit weights: finding its scale would take longer than the product.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, activation: str | None = None):
         weight = weight.detach()
-        scales = weight.abs().amax(1).clamp(min=1e-12) / 127  # (M,)
+        # (M,), rounded to what both products can take
+        scales = (weight.abs().amax(1).clamp(min=1e-12) / 127).bfloat16().float()
         zeros = torch.zeros(len(weight), dtype=torch.long)
         with warnings.catch_warnings():
             # torch wants to give up its quantised tensors; their products are the fastest it has for few rows
@@ -40,13 +46,34 @@ class Int8Linear:
         self.product = torch.ops.quantized.linear_dynamic.default
         self.packed = torch.ops.quantized.linear_prepack(quantised, None if bias is None else bias.detach())
         self.activation = activation
+        self.bias = None if bias is None else bias.detach()
+        self.weight, self.scales = quantised.int_repr(), scales.bfloat16()
+        # the products of a wide head take longer than scaling the row
+        self.mixed = weight.numel() < LARGEST_MIXED and mixed_product_works()
         # without the instruction for them, sums of full 8-bit products overflow
         self.reduce_range = not vnni_supported()
 
     def __call__(self, x: Tensor) -> Tensor:
         """(N, K) -> (N, M)."""
-        x = self.product(x.contiguous(), self.packed, self.reduce_range)
+        if self.mixed and len(x) == 1:
+            x = torch._weight_int8pack_mm(x.bfloat16(), self.weight, self.scales).float()
+            x = x if self.bias is None else x.add_(self.bias)
+        else:
+            x = self.product(x.contiguous(), self.packed, self.reduce_range)
         return x if self.activation is None else PLAIN[self.activation](x)
+
+
+@functools.cache
+def mixed_product_works() -> bool:
+    """Whether torch's private product of bfloat16 rows and 8-bit weights exists here, and is right."""
+    x, weight = torch.linspace(-1, 1, 64).view(1, 64).bfloat16(), (torch.arange(64 * 32) % 200 - 100).view(32, 64)
+    scales = torch.full((32,), 0.5).bfloat16()
+    try:
+        found = torch._weight_int8pack_mm(x, weight.to(torch.int8), scales)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    wanted = x.float() @ weight.t().float() * 0.5
+    return torch.allclose(found.float(), wanted, rtol=2e-2, atol=0.5)
 
 
 def vnni_supported() -> bool:

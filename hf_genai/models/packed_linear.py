@@ -20,8 +20,10 @@ PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_pytorch_tanh": functools.partial(F.gelu, approximate="tanh"),
     "silu": F.silu,
 }
-# oneDNN chooses its blocks for a number of rows; these serve from 2 rows to hundreds
-TYPICAL_ROWS = 32
+# oneDNN chooses its blocks for a number of rows: (up to so many rows, those for)
+TYPICAL_ROWS = ((16, 8), (2**62, 32))
+# With fewer weights than this, the way to oneDNN takes longer than its product saves.
+SMALLEST_PACKED = 2**17
 
 
 @functools.cache
@@ -34,7 +36,7 @@ def packing_works(dtype: torch.dtype) -> bool:
             return False
         x = torch.linspace(-1, 1, 96).view(4, 24).to(dtype)
         weight = torch.linspace(-2, 1, 24 * 64).view(64, 24).to(dtype)
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, 32)
         for name, (kind, variant) in FUSED.items():
             found = torch.ops.mkldnn._linear_pointwise(x, packed, None, kind, [], variant)
             wanted = PLAIN[name](F.linear(x.float(), weight.float()))
@@ -60,14 +62,18 @@ class PackedLinear:
         self.widens = weight.shape[0] >= weight.shape[1]
         self.transposed: Tensor | None = None  # (K, M)
         self.packed: Tensor | None = None  # opaque
+        self.packed_for = 0  # rows
         self.fused = ("none", "") if activation is None else FUSED[activation]
 
     def __call__(self, x: Tensor) -> Tensor:
         """(N, K) -> (N, M)."""
         one_row = len(x) == 1 and x.dtype == torch.float32
-        if not one_row and torch.backends.mkldnn.enabled and packing_works(x.dtype):
-            if self.packed is None:
-                self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), TYPICAL_ROWS)
+        small = self.weight.numel() < SMALLEST_PACKED and x.dtype == torch.float32
+        if not one_row and not small and torch.backends.mkldnn.enabled and packing_works(x.dtype):
+            rows = next(typical for most, typical in TYPICAL_ROWS if len(x) <= most)
+            if self.packed is None or self.packed_for != rows:
+                self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), rows)
+                self.packed_for = rows
             kind, variant = self.fused
             product = torch.ops.mkldnn._linear_pointwise.default
             return product(x.contiguous(), self.packed, self.bias, kind, [], variant)

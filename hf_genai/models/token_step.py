@@ -90,17 +90,17 @@ class StepLayers:
         self,
         hidden: Tensor,
         angles: tuple[Tensor, Tensor] | None,
-        attend: Callable[[int, Tensor, Tensor, Tensor], Tensor],
+        attend: Callable[[int, Tensor, Tensor], Tensor],
         look: Callable[[int, Tensor], Tensor] | None = None,
     ) -> Tensor:
         """(N, D) -> (N, D), before the stack's last norm.
 
         Args:
             angles: cosines and sines (N or 1, E) of rotary positions, or None.
-            attend: layer index, query (N, H, E), new key (N, K, E) and value (N, K, E) -> context (N, H * E).
+            attend: layer index, query (N, H, E), new keys and after them values (N, 2 K, E) -> context (N, H * E).
             look: layer index, query (N, H, E) -> what is seen of the source (N, H * E).
         """
-        sizes = [self.heads, self.key_heads, self.key_heads]
+        heads = self.heads
         turned = self.heads + self.key_heads
         for index, layer in enumerate(self.layers):
 
@@ -108,7 +108,7 @@ class StepLayers:
                 x = layer.qkv(x).view(len(x), -1, self.head_dim)  # (N, H + 2 K, E)
                 if angles is not None:
                     x = torch.cat([turn(x[:, :turned], *angles), x[:, turned:]], 1)
-                return layer.o(attend(index, *x.split(sizes, 1)))
+                return layer.o(attend(index, x[:, :heads], x[:, heads:]))
 
             def source(x, index=index, layer=layer):
                 return layer.cross_o(look(index, layer.cross_q(x).view(len(x), -1, self.head_dim)))
@@ -126,19 +126,17 @@ def turn(vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return vectors * cos.unsqueeze(1) + torch.cat((-second, first), dim=-1) * sin.unsqueeze(1)
 
 
-def attend_rows(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """Return the context (N, K, R, E) of R queries to each key head, in two products.
+def attend_rows(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the context (N, K, R, E) of R scaled queries to each key head, in two products.
 
     Torch's fused attention is made for many queries; with one or a few it takes longer.
 
     Args:
         query: (N, K, R, E): the heads that share a key head, and whatever else looks at the same keys.
-        keys: (N, K, S, E), as values.
+        keys: (N * K, S, E), as values.
         mask: added to the scores, broadcast to (N, K, R, S), or None.
     """
-    keys, values = keys.flatten(0, 1), values.flatten(0, 1)  # (N * K, S, E)
-    # beta=0: the first argument is not read
-    scores = torch.baddbmm(query[0, 0, 0, 0], query.flatten(0, 1), keys.transpose(1, 2), beta=0, alpha=scale)
+    scores = torch.bmm(query.flatten(0, 1), keys.transpose(1, 2))
     if mask is not None:
         scores = scores.view(*query.shape[:3], -1).add_(mask).view_as(scores)
     return torch.bmm(torch.softmax(scores, -1), values).view(query.shape)
@@ -222,13 +220,16 @@ class CachedStep:
         if mask is not None and mask.shape[1] > 1:
             mask = mask.reshape(len(mask), self.steps.key_heads, -1, mask.shape[3])  # (N or 1, K, G, S)
 
-        def attend(index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            keys, values = self.append(index, own.layers[index], key, value)
-            return attend_rows(query.reshape(grouped), keys, values, mask, self.scale).view(rows, -1)
+        def attend(index: int, query: Tensor, new: Tensor) -> Tensor:
+            return rows_attend(query, self.append(index, own.layers[index], *new.chunk(2, 1)), mask)
+
+        def rows_attend(query: Tensor, seen: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+            keys, values = (part.flatten(0, 1) for part in seen)
+            return attend_rows((query * self.scale).view(grouped), keys, values, mask).view(rows, -1)
 
         def look(index: int, query: Tensor) -> Tensor:
             source = cache.cross_attention_cache.layers[index]
-            return attend_rows(query.view(grouped), source.keys, source.values, source_mask, self.scale).view(rows, -1)
+            return rows_attend(query, (source.keys, source.values), source_mask)
 
         return self.steps.run(hidden, angles, attend, look if with_source else None)
 

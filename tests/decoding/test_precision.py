@@ -32,8 +32,9 @@ def test_a_product_is_off_by_little(linear, error, activation, rows):
 
 
 @pytest.mark.parametrize("dtype", [pytest.param("bfloat16", marks=needs_bfloat16), "int8"])
+@pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("beams", [1, 3])
-def test_a_model_sure_of_its_tokens_writes_the_same_in_each_dtype(dtype, beams):
+def test_a_model_sure_of_its_tokens_writes_the_same_in_each_dtype(dtype, beams, rows):
     torch.manual_seed(0)
     model = GenaiGPTForCausalLM(
         GenaiGPTConfig(vocab_size=31, hidden_size=32, num_attention_heads=4, num_hidden_layers=2)
@@ -46,8 +47,15 @@ def test_a_model_sure_of_its_tokens_writes_the_same_in_each_dtype(dtype, beams):
         optimizer.zero_grad()
     model.eval()
     options = {"max_new_tokens": 14, "num_beams": beams, "do_sample": False, "eos_token_id": None}
-    found = model.generate(ids[:2, :6], **options, custom_generate=fast_generate, dtype=dtype)
-    torch.testing.assert_close(found, ids[:2], rtol=0, atol=0)
+    found = model.generate(ids[:rows, :6], **options, custom_generate=fast_generate, dtype=dtype)
+    torch.testing.assert_close(found, ids[:rows], rtol=0, atol=0)
+
+
+def test_int8_without_the_product_of_single_rows_quantises_them(monkeypatch):
+    x, weight = torch.randn(1, 64), torch.randn(32, 64)
+    found = Int8Linear(weight)(x)
+    monkeypatch.setattr(weights, "mixed_product_works", lambda: False)
+    torch.testing.assert_close(Int8Linear(weight)(x), found, atol=0.3, rtol=0)
 
 
 def test_a_machine_without_the_products_is_told_what_to_do(monkeypatch):

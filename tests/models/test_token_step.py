@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from transformers.cache_utils import DynamicCache
 
 from hf_genai import GenaiGPTConfig, GenaiGPTForCausalLM, GenaiT5Config, GenaiT5ForConditionalGeneration
-from hf_genai.models import token_step
+from hf_genai.models import packed_linear, token_step
 from hf_genai.models.fast_path import plain_kernels
 from hf_genai.models.packed_linear import FUSED, PLAIN, PackedLinear
 
@@ -57,14 +57,18 @@ def prompts(rows: int = 3):
 
 
 @pytest.mark.parametrize("activation", [None, *FUSED])
-@pytest.mark.parametrize("rows", [1, 5])
 @pytest.mark.parametrize("shape", [(48, 16), (16, 48)])
-def test_a_packed_linear_map_is_the_linear_map(activation, rows, shape):
-    x, weight, bias = torch.randn(rows, shape[1]), torch.randn(shape), torch.randn(shape[0])
+@pytest.mark.parametrize("smallest", [0, 10**6])
+def test_a_packed_linear_map_is_the_linear_map(activation, shape, smallest, monkeypatch):
+    monkeypatch.setattr(packed_linear, "SMALLEST_PACKED", smallest)
+    weight, bias = torch.randn(shape), torch.randn(shape[0])
     for b in (bias, None):
-        wanted = F.linear(x, weight, b)
-        wanted = wanted if activation is None else PLAIN[activation](wanted)
-        torch.testing.assert_close(PackedLinear(weight, b, activation)(x), wanted, atol=1e-5, rtol=1e-5)
+        packed = PackedLinear(weight, b, activation)
+        for rows in (1, 5, 40, 5):
+            x = torch.randn(rows, shape[1])
+            wanted = F.linear(x, weight, b)
+            wanted = wanted if activation is None else PLAIN[activation](wanted)
+            torch.testing.assert_close(packed(x), wanted, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", MODELS)
