@@ -33,19 +33,6 @@ class GenaiT5Config(GenaiTransformerConfig):
         "AutoModelForQuestionAnswering": "GenaiT5ForQuestionAnswering",
     }
 
-    # as in GPT, in both halves; a table of relative biases holds all heads, of which a process would have a share
-    base_model_tp_plan: ClassVar[dict[str, str]] = {
-        "encoder.embed_tokens": "embedding_rowwise",
-        **{
-            f"{half}.layers.*.{part}": "rowwise" if part.endswith(("o_proj", "down_proj")) else "colwise"
-            for half, attentions in (("encoder", ["self_attn"]), ("decoder", ["self_attn", "cross_attn"]))
-            for part in [
-                *(f"{name}.{proj}_proj" for name in attentions for proj in "qkvo"),
-                *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
-            ]
-        },
-    }
-
     encoder_layers: int = positive_int_field(default=4)
     decoder_layers: int = positive_int_field(default=4)
     scale_decoder_outputs: bool = False

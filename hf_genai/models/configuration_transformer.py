@@ -102,6 +102,9 @@ class GenaiTransformerConfig(PreTrainedConfig):
         if self.initializer_range is None:
             self.initializer_range = 0.02 * min(1.0, math.sqrt(512 / self.hidden_size))
         super().__post_init__(**kwargs)
+        plan = getattr(type(self), "base_model_tp_plan", None)
+        if plan and not self.gated_mlp:  # a plan names only what is there
+            self.base_model_tp_plan = {name: style for name, style in plan.items() if "gate_proj" not in name}
 
     def validate_architecture(self):
         """Refuse sizes that do not fit each other."""

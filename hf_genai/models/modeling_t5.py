@@ -7,7 +7,7 @@ Shapes: B batch, T target and S source length, D hidden size, H heads, V vocabul
 layers are in transformer_stack.py and blocks.py.
 """
 
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -136,6 +136,19 @@ class GenaiT5Decoder(GenaiT5PreTrainedModel, TransformerStack):
 
 class GenaiT5Model(GenaiT5PreTrainedModel):
     """The encoder-decoder without a head."""
+
+    # as in GPT, in both halves; a table of relative biases holds all heads, of which a process would have a share
+    _tp_plan: ClassVar[dict[str, str]] = {
+        "encoder.embed_tokens": "embedding_rowwise",
+        **{
+            f"{half}.layers.*.{part}": "rowwise" if part.endswith(("o_proj", "down_proj")) else "colwise"
+            for half, attentions in (("encoder", ["self_attn"]), ("decoder", ["self_attn", "cross_attn"]))
+            for part in [
+                *(f"{name}.{proj}_proj" for name in attentions for proj in "qkvo"),
+                *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+            ]
+        },
+    }
 
     def __init__(self, config: GenaiT5Config):
         super().__init__(config)
