@@ -7,6 +7,7 @@ and knows the baseline to beat. Accuracies, exact match and F1 are 0 to 1, ROUGE
 import math
 import re
 import string
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -27,19 +28,19 @@ from ..objectives.classification import label_names, tokenize_texts
 from ..objectives.dialogue import tokenize_dialogues
 from ..objectives.question_answering import best_answers, tokenize_questions
 from ..objectives.tagging import tokenize_words
+from .loop import evaluate
 
 Scores = dict[str, float]
 Samples = list[tuple[Any, ...]]
 
 
-class Task:
+class Task(ABC):
     """What all tasks have; `texts` are rows as they were read, `rows` tokenized ones."""
 
     auto_class = ""
     columns: tuple[str, ...] = ()
     built_in = ""
     main_metric = ""
-    greater_is_better = True
     pipeline_tag = ""
 
     def __init__(self, arguments: Any, tokenizer: Any):
@@ -49,18 +50,21 @@ class Task:
         """Return fields of the model's config that the data decides."""
         return {}
 
+    @abstractmethod
     def tokenize(self, texts: Dataset) -> Dataset:
-        raise NotImplementedError
+        """Return rows of token ids with what is to be learned from them."""
 
+    @abstractmethod
     def collator(self) -> Any:
-        raise NotImplementedError
+        """Return what makes a batch of rows."""
 
+    @abstractmethod
     def score(self, trainer: Any, texts: Dataset, rows: Dataset) -> tuple[Scores, Samples]:
         """Return metrics of the trained model, and samples (given, expected, found)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def baselines(self, train: Dataset, texts: Dataset) -> dict[str, Scores]:
-        raise NotImplementedError
+        """Return the metrics of predictors that need no training, by name."""
 
 
 def _labels(texts: Dataset, column: str) -> list[str]:
@@ -231,7 +235,7 @@ class Dialogue(Task):
     """The assistant's next turn, by a causal model."""
 
     auto_class, built_in, columns = "AutoModelForCausalLM", "stdlib:questions", ("messages",)
-    main_metric, greater_is_better, pipeline_tag = "loss", False, "text-generation"
+    main_metric, pipeline_tag = "loss", "text-generation"
 
     def tokenize(self, texts: Dataset) -> Dataset:
         rows, report = tokenize_dialogues(texts, self.tokenizer, self.arguments.data.max_length)
@@ -308,17 +312,10 @@ TASKS: dict[str, type[Task]] = {
 
 
 def loss_of(trainer: Any, rows: Dataset) -> Scores:
-    """Return the loss in nats per counted token, and its exponential."""
-    model, total, count = trainer.model, 0.0, 0
-    model.eval()
+    """Return the loss in nats per counted token, and its exponential; leaves the model in evaluation mode."""
+    trainer.model.eval()
     size = trainer.args.per_device_eval_batch_size
-    for start in range(0, len(rows), size):
-        batch = trainer.data_collator([rows[place] for place in range(start, min(start + size, len(rows)))])
-        items = int((batch["labels"] != -100).sum())
-        with torch.no_grad():
-            loss = model(**{name: value.to(model.device) for name, value in batch.items()}, skip_logits=True).loss
-        total, count = total + loss.item() * items, count + items
-    loss = total / max(count, 1)
+    loss = evaluate(trainer.model, trainer.accelerator, rows, trainer.data_collator, size)
     return {"loss": loss, "perplexity": math.exp(min(loss, 50))}
 
 
