@@ -26,7 +26,8 @@ import hf_genai  # noqa: F401 (registers the model types)
 from hf_genai.data.texts import load_texts
 from hf_genai.hub import push, save_for_hub
 from hf_genai.training import loop
-from hf_genai.training.checkpoints import prepare_output_dir
+from hf_genai.training.checkpoints import checkpoint_to_resume, prepare_output_dir
+from hf_genai.training.parsing import number_or_text
 from hf_genai.training.pretraining import (
     baselines,
     check_fit,
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> dict:
             f"num_processes: {training.num_processes} processes were asked for, but {accelerator.num_processes} run:"
             " start them by torchrun or `accelerate launch` with a profile of recipes/accelerate"
         )
-    checkpoint = loop.checkpoint_to_resume(folder, training.resume_from_checkpoint)
+    checkpoint = checkpoint_to_resume(folder, training.resume_from_checkpoint, loop.checkpoint_fault)
     if accelerator.is_main_process:
         prepare_output_dir(folder, training.overwrite_output_dir, checkpoint)
     accelerator.wait_for_everyone()
@@ -64,11 +65,10 @@ def main(argv: list[str] | None = None) -> dict:
     set_seed(training.seed)
     started = time.perf_counter()
 
-    held_out = data.validation_data
     texts = load_texts(
         data.data[0] if len(data.data) == 1 else data.data,
         columns=[data.text_column],
-        validation=float(held_out) if held_out.replace(".", "", 1).isdigit() else held_out,
+        validation=number_or_text(data.validation_data),
         test=0.0,
         max_rows=data.max_rows,
         seed=training.seed,
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> dict:
         languages=data.languages or (),
     )
     if not len(texts.validation):
-        raise ValueError(f"validation_data ({held_out}) holds no text: the trained model is scored on it")
+        raise ValueError(f"validation_data ({data.validation_data}) holds no text: the trained model is scored on it")
     tokenizer = make_tokenizer(arguments, texts.train[data.text_column][:])
     rows, packed = make_rows(arguments, tokenizer, texts.train)
     validation, _ = make_rows(arguments, tokenizer, texts.validation)

@@ -12,16 +12,7 @@ from typing import Any, Literal
 from transformers import Seq2SeqTrainingArguments
 
 from .parsing import argument as _arg
-from .parsing import parse, unknown_key
-
-
-def _number(text: str | None) -> str | int | float | None:
-    for kind in (int, float):
-        try:
-            return kind(text)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            continue
-    return text
+from .parsing import number_or_text, parse, unknown_key
 
 
 @dataclass
@@ -56,8 +47,8 @@ class DataArguments:
             "source": self.data[0] if len(self.data) == 1 else self.data,
             "source_column": self.source_column,
             "target_column": self.target_column,
-            "validation": _number(self.validation_data),
-            "test": _number(self.test_data),
+            "validation": number_or_text(self.validation_data),
+            "test": number_or_text(self.test_data),
             "train_size": self.train_size,
             "max_length_chars": self.max_length_chars,
             "config_name": self.data_config,
@@ -198,7 +189,7 @@ def _check_sets(data: DataArguments, training: RecipeTrainingArguments) -> None:
         why = f"eval_strategy={strategy} needs validation pairs; else give --eval_strategy no"
         reasons |= dict.fromkeys(("validation_data", "max_eval_samples"), why)
     for key, why in reasons.items():
-        value = _number(getattr(data, key))
+        value = number_or_text(getattr(data, key))
         if isinstance(value, (int, float)) and value <= 0:
             raise ValueError(f"{key} must be above 0, got {value}: {why}")
 

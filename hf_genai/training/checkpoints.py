@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -35,12 +36,17 @@ def checkpoint_fault(folder: str | os.PathLike) -> str | None:
     return None
 
 
-def checkpoint_to_resume(output_dir: str | os.PathLike, resume_from_checkpoint: str | None) -> str | None:
+def checkpoint_to_resume(
+    output_dir: str | os.PathLike,
+    resume_from_checkpoint: str | None,
+    fault_of: Callable[[str | os.PathLike], str | None] = checkpoint_fault,
+) -> str | None:
     """Return the checkpoint folder to go on from; None to start anew.
 
     Args:
         resume_from_checkpoint: None or "false" to start anew; "true" for the last whole checkpoint in output_dir,
             where broken ones are skipped with a warning; else a checkpoint folder, which must be whole.
+        fault_of: says why a folder is not whole, None if it is; by default, of Trainer's checkpoints.
 
     Raises:
         ValueError: if the checkpoint asked for is broken, or there is none.
@@ -48,17 +54,18 @@ def checkpoint_to_resume(output_dir: str | os.PathLike, resume_from_checkpoint: 
     if resume_from_checkpoint is None or resume_from_checkpoint.lower() == "false":
         return None
     if resume_from_checkpoint.lower() != "true":
-        fault = checkpoint_fault(resume_from_checkpoint)
+        fault = fault_of(resume_from_checkpoint)
         if fault:
             raise ValueError(f"resume_from_checkpoint: cannot go on from {resume_from_checkpoint}: {fault}")
         return resume_from_checkpoint
     for folder in _checkpoints(output_dir):
-        fault = checkpoint_fault(folder)
+        fault = fault_of(folder)
         if fault is None:
             return str(folder)
         logger.warning("resume_from_checkpoint: skipping %s: %s", folder, fault)
     raise ValueError(
-        f"resume_from_checkpoint: {output_dir} holds no whole checkpoint; start anew with --overwrite_output_dir true"
+        f"resume_from_checkpoint: no checkpoint to go on from: {output_dir} holds no whole checkpoint; start anew with"
+        " --overwrite_output_dir true"
     )
 
 

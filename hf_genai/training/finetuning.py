@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from ..cards import CardData
 from ..data.texts import TextData, load_texts
 from .finetuning_tasks import TASKS
-from .parsing import argument, parse
+from .parsing import argument, number_or_text, parse
 
 
 @dataclass
@@ -119,8 +119,8 @@ def load_rows(data: TaskArguments, seed: int) -> TextData:
         (data.data[0] if len(data.data) == 1 else data.data) or task.built_in,
         columns=names,
         key=names[1] if data.task == "qa" else names[0],  # questions about one text stay together
-        validation=_share(data.validation_data),
-        test=_share(data.test_data),
+        validation=number_or_text(data.validation_data),
+        test=number_or_text(data.test_data),
         max_rows=data.max_rows,
         seed=seed,
         config_name=data.data_config,
@@ -135,10 +135,6 @@ def load_rows(data: TaskArguments, seed: int) -> TextData:
         mapping = {old: new for old, new in zip(names, task.columns, strict=True) if old != new}
         setattr(loaded, split, rows.rename_columns(mapping))
     return loaded
-
-
-def _share(value: str) -> float | str:
-    return float(value) if value.replace(".", "", 1).isdigit() else value
 
 
 def texts_of(rows: Any) -> list[str]:

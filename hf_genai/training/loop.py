@@ -7,6 +7,7 @@ stopped goes on where it was, bit by bit, and two processes see the very batches
 import json
 import logging
 import math
+import os
 import shutil
 import signal
 import time
@@ -136,6 +137,7 @@ def gradient_step(model, accelerator: Accelerator, batch: Batch, size: int) -> t
 @torch.no_grad()
 def evaluate(model, accelerator: Accelerator, rows: Dataset, collate, size: int, seed: int = 0) -> float:
     """Return the loss, in nats per predicted token, on all rows; draws are the same each time."""
+    was_training = model.training
     model.eval()
     sums = torch.zeros(2, dtype=torch.float64, device="cpu")
     everything = Batches(rows, collate, size * accelerator.num_processes, seed)
@@ -148,7 +150,7 @@ def evaluate(model, accelerator: Accelerator, rows: Dataset, collate, size: int,
             with accelerator.autocast():
                 loss = model(**part, num_items_in_batch=1, skip_logits=True).loss
             sums += torch.tensor([loss.item(), items], dtype=torch.float64)
-    model.train()
+    model.train(was_training)
     total, items = accelerator.reduce(sums.to(accelerator.device, torch.float32), "sum").tolist()
     return total / max(items, 1)
 
@@ -263,26 +265,9 @@ def save_checkpoint(accelerator: Accelerator, history: History, output_dir: str,
     return folder
 
 
-def checkpoint_to_resume(output_dir: str, resume_from_checkpoint: str | None) -> str | None:
-    """Return the checkpoint folder to go on from; None to start anew.
-
-    Args:
-        resume_from_checkpoint: None or "false" to start anew, "true" for the last checkpoint in output_dir, else a
-            checkpoint folder.
-
-    Raises:
-        ValueError: there is none, or the one named is not whole.
-    """
-    if resume_from_checkpoint is None or resume_from_checkpoint.lower() == "false":
-        return None
-    if resume_from_checkpoint.lower() == "true":
-        found = [path for path in Path(output_dir).glob("checkpoint-*") if path.name.split("-")[1].isdigit()]
-        if not found:
-            raise ValueError(f"resume_from_checkpoint: {output_dir} holds no checkpoint to go on from")
-        return str(max(found, key=lambda path: int(path.name.split("-")[1])))
-    if not (Path(resume_from_checkpoint) / "history.json").is_file():
-        raise ValueError(f"resume_from_checkpoint: {resume_from_checkpoint} is no whole checkpoint of this loop")
-    return resume_from_checkpoint
+def checkpoint_fault(folder: str | os.PathLike) -> str | None:
+    """Return why a checkpoint of this loop cannot be gone on from, None if it is whole."""
+    return None if (Path(folder) / "history.json").is_file() else "history.json is missing"
 
 
 def summary(history: History) -> dict[str, Any]:

@@ -28,6 +28,16 @@ def argument(default: Any, help: str, **metadata) -> Any:
     return field(default=default, metadata={"help": help, **metadata})
 
 
+def number_or_text(text: str | None) -> Any:
+    """Return the number that a text is, or the text: a size or a share, or the name of a file or a split."""
+    for kind in (int, float):
+        try:
+            return kind(text)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            continue
+    return text
+
+
 @dataclass
 class Parsed:
     """What was read: an instance of each group, what was given, and where.
