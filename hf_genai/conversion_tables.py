@@ -170,7 +170,7 @@ def read_distilbert(config: Any, head: str) -> dict[str, Any]:
 
 
 def write_distilbert(config: Any, head: str) -> dict[str, Any]:
-    dropout = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
+    dropout = config.head_dropout_prob
     return {"seq_classif_dropout": dropout} if "Sequence" in head or "Choice" in head else {}
 
 
@@ -234,7 +234,7 @@ def read_token_dropout(config: Any, head: str) -> dict[str, Any]:
 
 
 def write_token_dropout(config: Any, head: str) -> dict[str, Any]:
-    dropout = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
+    dropout = config.head_dropout_prob
     return {"classifier_dropout": dropout} if "Token" in head and dropout != 0.1 else {}
 
 
@@ -415,9 +415,7 @@ def write_t5(config: Any, head: str) -> dict[str, Any]:
     return {
         "feed_forward_proj": name,
         "scale_decoder_outputs": config.scale_decoder_outputs,
-        "classifier_dropout": (
-            config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
-        ),
+        "classifier_dropout": (config.head_dropout_prob),
         **{key: value for key, value in more.items() if value is not None},
     }
 

@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_transformer import GenaiTransformerConfig
+from .configuration_transformer import GenaiTransformerConfig, parallel_plan
 
 
 @strict
@@ -28,15 +28,7 @@ class GenaiBertConfig(GenaiTransformerConfig):
         "AutoModelForQuestionAnswering": "GenaiBertForQuestionAnswering",
         "AutoModelForMultipleChoice": "GenaiBertForMultipleChoice",
     }
-    base_model_tp_plan: ClassVar[dict[str, str]] = {
-        "layers.*.self_attn.q_proj": "colwise",
-        "layers.*.self_attn.k_proj": "colwise",
-        "layers.*.self_attn.v_proj": "colwise",
-        "layers.*.self_attn.o_proj": "rowwise",
-        "layers.*.mlp.gate_proj": "colwise",
-        "layers.*.mlp.up_proj": "colwise",
-        "layers.*.mlp.down_proj": "rowwise",
-    }
+    base_model_tp_plan: ClassVar[dict[str, str]] = parallel_plan()
 
     max_position_embeddings: int = 512
     type_vocab_size: int = 2

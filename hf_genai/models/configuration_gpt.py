@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Self
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_transformer import GenaiTransformerConfig
+from .configuration_transformer import GenaiTransformerConfig, parallel_plan
 
 
 @strict
@@ -24,16 +24,7 @@ class GenaiGPTConfig(GenaiTransformerConfig):
         "AutoModelForTokenClassification": "GenaiGPTForTokenClassification",
         "AutoModelForQuestionAnswering": "GenaiGPTForQuestionAnswering",
     }
-    base_model_tp_plan: ClassVar[dict[str, str]] = {
-        "embed_tokens": "embedding_rowwise",
-        "layers.*.self_attn.q_proj": "colwise",
-        "layers.*.self_attn.k_proj": "colwise",
-        "layers.*.self_attn.v_proj": "colwise",
-        "layers.*.self_attn.o_proj": "rowwise",
-        "layers.*.mlp.gate_proj": "colwise",
-        "layers.*.mlp.up_proj": "colwise",
-        "layers.*.mlp.down_proj": "rowwise",
-    }
+    base_model_tp_plan: ClassVar[dict[str, str]] = {"embed_tokens": "embedding_rowwise", **parallel_plan()}
     base_model_pp_plan: ClassVar[dict[str, Any]] = {
         "embed_tokens": (["input_ids"], ["inputs_embeds"]),
         "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),

@@ -1,12 +1,21 @@
 """What every Transformer of this library can choose, and the checks that go with it; the families set the defaults."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .fields import positive_int_field, probability_field
+
+
+def parallel_plan(layers: str = "layers.*.", attentions: Sequence[str] = ("self_attn",)) -> dict[str, str]:
+    """Return how tensor parallelism divides layers: what a sub-layer begins with by columns, what ends it by rows."""
+    projections = [f"{attention}.{which}_proj" for attention in attentions for which in "qkvo"]
+    projections += [f"mlp.{which}_proj" for which in ("gate", "up", "down")]
+    ends = ("o_proj", "down_proj")
+    return {f"{layers}{name}": "rowwise" if name.endswith(ends) else "colwise" for name in projections}
 
 
 @strict
@@ -105,6 +114,11 @@ class GenaiTransformerConfig(PreTrainedConfig):
         plan = getattr(type(self), "base_model_tp_plan", None)
         if plan and not self.gated_mlp:  # a plan names only what is there
             self.base_model_tp_plan = {name: style for name, style in plan.items() if "gate_proj" not in name}
+
+    @property
+    def head_dropout_prob(self) -> float:
+        """Dropout before a classification head."""
+        return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
 
     def validate_architecture(self):
         """Refuse sizes that do not fit each other."""

@@ -211,8 +211,7 @@ class GenaiBertClassifier(GenaiBertPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = GenaiBertModel(config, add_pooling_layer=pooled)
-        dropout = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(config.head_dropout_prob)
         self.classifier = nn.Linear(config.hidden_size, num_outputs)
         self.post_init()
 

@@ -201,8 +201,7 @@ class GenaiGPTForTokenClassification(GenaiGPTPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = GenaiGPTModel(config)
-        dropout = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(config.head_dropout_prob)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 

@@ -4,7 +4,7 @@ Papers: Vaswani et al. (2017), arXiv:1706.03762; Raffel et al. (2020), arXiv:191
 (2020), arXiv:2002.05202 (gated feed-forward, as in T5 1.1).
 
 Shapes: B batch, T target and S source length, D hidden size, H heads, V vocabulary. Read from the bottom up; the
-layers are in transformer_stack.py and blocks.py.
+encoder and the decoder are in t5_stacks.py, their layers in transformer_stack.py and blocks.py.
 """
 
 from typing import ClassVar, Unpack
@@ -12,10 +12,9 @@ from typing import ClassVar, Unpack
 import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin
-from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import Cache
 from transformers.modeling_outputs import (
     BaseModelOutput,
-    BaseModelOutputWithPastAndCrossAttentions,
     Seq2SeqLMOutput,
     Seq2SeqModelOutput,
     Seq2SeqQuestionAnsweringModelOutput,
@@ -23,115 +22,15 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 from transformers.utils import ModelOutput, TransformersKwargs
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+from transformers.utils.generic import can_return_tuple
 
-from .attention import SelfAttention
-from .blocks import TransformerLayer
 from .configuration_t5 import GenaiT5Config
+from .configuration_transformer import parallel_plan
 from .heads import LanguageModelHead, check_classes, check_labels, classification_loss, span_loss
 from .matmul import Linear
 from .positions import positions_from_mask
-from .seq2seq import check_ids, check_mask, shift_tokens_right
-from .transformer_stack import GenaiTransformerPreTrainedModel, TransformerStack
-
-
-class GenaiT5PreTrainedModel(GenaiTransformerPreTrainedModel):
-    config_class = GenaiT5Config
-    config: GenaiT5Config
-
-    def shift_right(self, labels: Tensor) -> Tensor:
-        return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
-
-    def get_input_embeddings(self):
-        return self.base_model.encoder.embed_tokens
-
-    def set_input_embeddings(self, value):
-        self.base_model.encoder.embed_tokens = value
-
-
-class GenaiT5Encoder(GenaiT5PreTrainedModel, TransformerStack):
-    """Reads the source. Its embeddings are the decoder's, too."""
-
-    _can_record_outputs = {
-        "hidden_states": OutputRecorder(TransformerLayer, num_hidden_layers_key="encoder_layers"),
-        "attentions": OutputRecorder(SelfAttention, index=1),
-    }
-
-    def __init__(self, config: GenaiT5Config):
-        TransformerStack.__init__(self, config, config.encoder_layers, is_causal=False)
-        self.post_init()
-
-    def get_input_embeddings(self):
-        return self.embed_tokens
-
-    def set_input_embeddings(self, value):
-        self.embed_tokens = value
-
-    @capture_outputs
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutput:
-        """Encode token ids (B, S), or their vectors inputs_embeds (B, S, D); returns (B, S, D).
-
-        Several texts packed in a row are given by position_ids (B, S) that start over, without an attention_mask.
-        """
-        hidden, position_ids = self.embed("", input_ids, inputs_embeds, attention_mask, position_ids)
-        hidden = self.run(self.dropout(hidden), attention_mask, position_ids, **kwargs)
-        return BaseModelOutput(last_hidden_state=self.dropout(hidden))
-
-
-class GenaiT5Decoder(GenaiT5PreTrainedModel, TransformerStack):
-    """Writes the target, looking at the source. It takes token vectors: the embedding table is the encoder's."""
-
-    def __init__(self, config: GenaiT5Config):
-        TransformerStack.__init__(
-            self, config, config.decoder_layers, is_causal=True, cross_attention=True, embed_tokens=False
-        )
-        self.post_init()
-
-    def get_input_embeddings(self):
-        return self.embed_tokens
-
-    def set_input_embeddings(self, value):
-        self.embed_tokens = value
-
-    @merge_with_config_defaults
-    @capture_outputs
-    def forward(
-        self,
-        attention_mask: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,
-        encoder_attention_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        use_cache: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPastAndCrossAttentions:
-        """Run over the vectors of T new tokens, inputs_embeds (B, T, D).
-
-        Args:
-            attention_mask: (B, past + T), 0 where a token is padding.
-            encoder_hidden_states: (B, S, D), with encoder_attention_mask (B, S).
-            past_key_values: keys and values so far; takes up the new ones.
-        """
-        hidden, position_ids = self.embed(
-            "decoder_", None, inputs_embeds, attention_mask, position_ids, past_key_values
-        )
-        if use_cache and past_key_values is None:
-            past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
-        hidden = self.run(
-            *(self.dropout(hidden), attention_mask, position_ids, past_key_values),
-            *(encoder_hidden_states, encoder_attention_mask),
-            **kwargs,
-        )
-        return BaseModelOutputWithPastAndCrossAttentions(self.dropout(hidden), past_key_values)
+from .seq2seq import check_ids, check_mask
+from .t5_stacks import GenaiT5Decoder, GenaiT5Encoder, GenaiT5PreTrainedModel
 
 
 class GenaiT5Model(GenaiT5PreTrainedModel):
@@ -140,14 +39,8 @@ class GenaiT5Model(GenaiT5PreTrainedModel):
     # as in GPT, in both halves; a table of relative biases holds all heads, of which a process would have a share
     _tp_plan: ClassVar[dict[str, str]] = {
         "encoder.embed_tokens": "embedding_rowwise",
-        **{
-            f"{half}.layers.*.{part}": "rowwise" if part.endswith(("o_proj", "down_proj")) else "colwise"
-            for half, attentions in (("encoder", ["self_attn"]), ("decoder", ["self_attn", "cross_attn"]))
-            for part in [
-                *(f"{name}.{proj}_proj" for name in attentions for proj in "qkvo"),
-                *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
-            ]
-        },
+        **parallel_plan("encoder.layers.*."),
+        **parallel_plan("decoder.layers.*.", ("self_attn", "cross_attn")),
     }
 
     def __init__(self, config: GenaiT5Config):
@@ -347,9 +240,7 @@ class GenaiT5ClassificationHead(nn.Module):
     def __init__(self, config: GenaiT5Config):
         super().__init__()
         self.dense = Linear(config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(
-            config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
-        )
+        self.dropout = nn.Dropout(config.head_dropout_prob)
         self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -422,9 +313,7 @@ class GenaiT5ForTokenClassification(GenaiT5PreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = GenaiT5EncoderModel(config)
-        self.dropout = nn.Dropout(
-            config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
-        )
+        self.dropout = nn.Dropout(config.head_dropout_prob)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
