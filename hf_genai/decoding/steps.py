@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from ..models.positions import sinusoidal_positions
-from ..models.token_step import attend_rows
+from ..models.token_step import additive_mask, attend_rows
 from .weights import PackedWeights
 
 # Slots that no beam looks at any more are given up after so many steps, if that saves a third of them.
@@ -31,11 +30,6 @@ class Steps(Protocol):
 
     def keep(self, sentences: Tensor) -> None:
         """Go on with these sentences alone, given by their places (B',) among the present ones."""
-
-
-def additive_mask(seen: Tensor) -> Tensor:
-    """Return what is added to scores, float32, where bool says what may be seen."""
-    return torch.zeros(seen.shape).masked_fill_(~seen, torch.finfo(torch.float32).min)
 
 
 def select(value: Any, rows: Tensor, total: int) -> Any:
@@ -210,16 +204,11 @@ class TransformerSteps:
 
     def embed(self, tokens: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """Return the vectors (N, D) of tokens (N,), and the angles of rotary positions."""
-        hidden = self.embed_tokens(tokens)
-        if self.kind == "learned":
-            return hidden + self.stack.embed_positions(self.position[:, 0]), None
-        if self.kind == "sinusoidal":
-            size = hidden.shape[1]
-            return hidden * size**0.5 + sinusoidal_positions(self.position[:, 0], size), None
-        if self.kind == "rotary":
-            cos, sin = self.stack.rotary_emb(hidden, self.position)  # (N or 1, 1, E)
-            return hidden, (cos[:, 0], sin[:, 0])
-        return hidden, None
+        hidden = self.stack.add_positions(self.embed_tokens(tokens), self.position[:, 0])
+        if self.kind != "rotary":
+            return hidden, None
+        cos, sin = self.stack.rotary_emb(hidden, self.position)  # (N or 1, 1, E)
+        return hidden, (cos[:, 0], sin[:, 0])
 
     def score_mask(self, place: int) -> Tensor | None:
         """Return what is added to scores (B, K, G * W, S): the mask, and the bias of relative positions."""

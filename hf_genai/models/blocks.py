@@ -10,14 +10,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import CrossAttention, SelfAttention
 from .matmul import Linear, together
+from .packed_linear import PLAIN
 from .transformer_kernels import Dropout, RMSNorm, dropped_relu, gated, gelu_tanh
 
-ACTIVATIONS = {
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "gelu_pytorch_tanh": gelu_tanh,
-    "silu": F.silu,
-}
+ACTIVATIONS = {**PLAIN, "gelu_pytorch_tanh": gelu_tanh}
 
 
 def make_norm(config) -> nn.Module:

@@ -70,7 +70,7 @@ class RotaryEmbedding(nn.Module):
 
 
 def rotate(vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn vectors (B, H, T, E) by the angles whose cosines and sines (B, T, E) are given."""
+    """Turn vectors (B, H, T, E) by angles whose cosines and sines are (B, T, E); all may lack T."""
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # (B, 1, T, E)
     if (turned := turn(vectors, cos, sin)) is not None:
         return turned

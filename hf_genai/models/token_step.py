@@ -22,6 +22,7 @@ from .blocks import FeedForward, TransformerLayer
 from .fast_path import fast_path_allowed
 from .matmul import Linear
 from .packed_linear import PackedLinear
+from .positions import rotate
 
 # A layer made of anything else (an adapter, a quantised weight) goes its own way.
 KNOWN = (TransformerLayer, SelfAttention, CrossAttention, FeedForward, DotScore, Linear, nn.Linear)
@@ -107,7 +108,7 @@ class StepLayers:
             def own(x, index=index, layer=layer):
                 x = layer.qkv(x).view(len(x), -1, self.head_dim)  # (N, H + 2 K, E)
                 if angles is not None:
-                    x = torch.cat([turn(x[:, :turned], *angles), x[:, turned:]], 1)
+                    x = torch.cat([rotate(x[:, :turned], *angles), x[:, turned:]], 1)
                 return layer.o(attend(index, x[:, :heads], x[:, heads:]))
 
             def source(x, index=index, layer=layer):
@@ -118,12 +119,6 @@ class StepLayers:
                 hidden = layer.add(hidden, layer.cross_norm, source)
             hidden = layer.add(hidden, layer.mlp_norm, layer.feed_forward)
         return hidden
-
-
-def turn(vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`positions.rotate` for one token a row: vectors (N, H, E) by the angles of (N or 1, E)."""
-    first, second = vectors.chunk(2, dim=-1)
-    return vectors * cos.unsqueeze(1) + torch.cat((-second, first), dim=-1) * sin.unsqueeze(1)
 
 
 def attend_rows(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
@@ -142,11 +137,14 @@ def attend_rows(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
     return torch.bmm(torch.softmax(scores, -1), values).view(query.shape)
 
 
+def additive_mask(seen: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return what is added to scores where bool says what may be seen."""
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
+
+
 def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Return a mask to be added to scores; a bool one is True where a key may be seen."""
-    if mask is None or mask.dtype != torch.bool:
-        return mask
-    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+    return mask if mask is None or mask.dtype != torch.bool else additive_mask(mask, dtype)
 
 
 def steppable(layers: nn.ModuleList, config) -> bool:

@@ -161,14 +161,19 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
                 position_ids = torch.arange(length, device=inputs_embeds.device).unsqueeze(0) + past
         if type(self.layers[0]).__name__ == "PipelineIdentityLayer":
             return inputs_embeds, position_ids  # a later stage of a pipeline: what comes in has its positions
+        runs_out = isinstance(past, int) and past + length > self.config.max_position_embeddings
+        if kind == "learned" and (first or runs_out):
+            self.check_positions(position_ids, batch, length)
+        return self.add_positions(inputs_embeds, position_ids), position_ids
+
+    def add_positions(self, vectors: Tensor, position_ids: Tensor) -> Tensor:
+        """Return token vectors (..., D) with their positions (...) in them, where positions are vectors."""
+        kind, size = self.config.position_embedding_type, self.config.hidden_size
         if kind == "learned":
-            if first or (isinstance(past, int) and past + length > self.config.max_position_embeddings):
-                self.check_positions(position_ids, batch, length)
-            inputs_embeds = inputs_embeds + self.embed_positions(position_ids)
-        elif kind == "sinusoidal":
-            scaled = inputs_embeds * math.sqrt(self.config.hidden_size)
-            inputs_embeds = scaled + sinusoidal_positions(position_ids, self.config.hidden_size).to(scaled.dtype)
-        return inputs_embeds, position_ids
+            return vectors + self.embed_positions(position_ids)
+        if kind == "sinusoidal":
+            return vectors * math.sqrt(size) + sinusoidal_positions(position_ids, size).to(vectors.dtype)
+        return vectors
 
     def check_positions(self, position_ids: Tensor, batch: int, length: int) -> None:
         """Refuse positions that the table of learned ones has no row for."""
