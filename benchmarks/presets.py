@@ -23,6 +23,7 @@ from hf_genai.data.packing import pack
 from hf_genai.objectives.causal_lm import CausalLMCollator
 from hf_genai.objectives.masked_lm import MaskedLMCollator
 from hf_genai.objectives.span_corruption import SpanCorruptionCollator, length_before
+from hf_genai.training.optim import make_optimizer
 
 SIZES = {"vocab_size": 8192, "hidden_size": 256, "num_attention_heads": 4}
 PLAIN = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "activation_dropout_prob": 0.0}
@@ -84,10 +85,7 @@ class Run:
     def __init__(self, family: str, layout: str, rows: Dataset, tokenizer, seconds: float, learning_rate: float):
         self.model = make_model(family, layout, tokenizer).train()
         self.batches = make_batches(family, rows, tokenizer)
-        matrices = [p for p in self.model.parameters() if p.ndim > 1]
-        vectors = [p for p in self.model.parameters() if p.ndim < 2]
-        groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
+        self.optimizer = make_optimizer(self.model, learning_rate=0.0)
         self.seconds, self.learning_rate, self.used, self.steps = seconds, learning_rate, 0.0, 0
 
     def take_turn(self) -> None:

@@ -8,16 +8,13 @@ import subprocess
 import sys
 import time
 
+import openai
 import pytest
 import torch
 
 from hf_genai import GenaiGPTConfig, GenaiGPTForCausalLM, GenaiT5Config
 from hf_genai.cli import main
 from hf_genai.data import train_tokenizer
-
-openai = pytest.importorskip("openai")
-pytest.importorskip("fastapi")
-pytest.importorskip("uvicorn")
 
 TEMPLATE = "{% for message in messages %}{{ message['role'][0] }}: {{ message['content'] }}\n{% endfor %}a:"
 QUESTION = [{"role": "user", "content": "one two"}]

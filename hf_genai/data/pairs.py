@@ -324,16 +324,7 @@ def _hub(
 ) -> tuple[dict, Provenance]:
     if ":" in source:
         raise ValueError(f"source={source!r}: unknown scheme; known: 'cldr:en-fr', 'jupyterlab:fr-FR'")
-    try:
-        splits = load_dataset(source, config_name, revision=revision)
-    except Exception as error:  # whatever datasets, its readers or the network raise
-        raise ValueError(
-            f"source={source!r} is neither built in ('cldr:en-fr', 'jupyterlab:fr-FR') nor a file here, and "
-            f"datasets.load_dataset could not open it: {error}"
-        ) from error
-    assert isinstance(splits, DatasetDict)
-    if "train" not in splits:
-        raise ValueError(f"{source} has no split 'train'; splits found: {', '.join(splits)}")
+    splits = open_hub(source, config_name, revision, "'cldr:en-fr', 'jupyterlab:fr-FR'")
     wanted = {"train": "train"}
     for split, value in held_out.items():
         if isinstance(value, str) and value in splits:
@@ -344,8 +335,37 @@ def _hub(
         split: read_arrow(splits[name].with_format("arrow")[:], *columns, where=f"{source}, split {name}")
         for split, name in wanted.items()
     }
+    return raw, hub_provenance(source, splits, revision, licence, languages)
+
+
+def open_hub(source: str, config_name: str | None, revision: str | None, built_in: str) -> DatasetDict:
+    """Open a data set on the Hub, or a folder.
+
+    Args:
+        built_in: names that could have been meant, for the error.
+
+    Raises:
+        ValueError: it cannot be opened, or has no split `train`.
+    """
+    try:
+        splits = load_dataset(source, config_name, revision=revision)
+    except Exception as error:  # whatever datasets, its readers or the network raise
+        raise ValueError(
+            f"source={source!r} is neither built in ({built_in}) nor a file here, and datasets.load_dataset could not"
+            f" open it: {error}"
+        ) from error
+    assert isinstance(splits, DatasetDict)
+    if "train" not in splits:
+        raise ValueError(f"{source} has no split 'train'; splits found: {', '.join(splits)}")
+    return splits
+
+
+def hub_provenance(
+    source: str, splits: DatasetDict, revision: str | None, licence: str | None, languages: Sequence[str] | None
+) -> Provenance:
+    """Return where a data set on the Hub comes from, as it says itself."""
     info = splits["train"].info
-    return raw, Provenance(
+    return Provenance(
         name=source,
         description=info.description.strip() or f"The dataset {source}.",
         licence=licence or info.license or "not stated",

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, load_dataset
 
 from .built_in import MAKERS, load_built_in
-from .pairs import Provenance
+from .pairs import Provenance, hub_provenance, open_hub
 
 logger = logging.getLogger(__name__)
 
@@ -186,21 +186,5 @@ def _read(source: Any, config_name, revision, licence, languages) -> tuple[dict[
         raise ValueError(
             f"expected files ending in {', '.join(READERS)}, or one name; got {', '.join(map(str, files))}"
         )
-    try:
-        splits = load_dataset(str(source), config_name, revision=revision)
-    except Exception as error:
-        raise ValueError(
-            f"source={str(source)!r} is neither built in ({', '.join(MAKERS)}) nor a file here, and"
-            f" datasets.load_dataset could not open it: {error}"
-        ) from error
-    assert isinstance(splits, DatasetDict)
-    if "train" not in splits:
-        raise ValueError(f"{source} has no split 'train'; splits found: {', '.join(splits)}")
-    info = splits["train"].info
-    return dict(splits), Provenance(
-        name=str(source),
-        description=info.description.strip() or f"The dataset {source}.",
-        licence=licence or info.license or "not stated",
-        origin=info.homepage or f"{source}, revision {revision or 'newest'}",
-        languages=tuple(languages),
-    )
+    splits = open_hub(str(source), config_name, revision, ", ".join(MAKERS))
+    return dict(splits), hub_provenance(str(source), splits, revision, licence, languages)

@@ -15,6 +15,18 @@ _DATA_OPTIONS = (
 )
 
 
+def data_fields(where: Any) -> dict[str, Any]:
+    """Return what a card says of the data, given its `Provenance`."""
+    return {
+        "languages": where.languages,
+        "data_name": where.name,
+        "data_description": where.description,
+        "data_source": where.origin,
+        "data_license": where.licence,
+        "data_synthetic": where.synthetic,
+    }
+
+
 def card_of_run(arguments: RecipeArguments, results: dict[str, Any], pairs: Any, two_tokenizers: bool) -> CardData:
     """Return what the model card says about a run; `results` is what results.json holds."""
     where, count = pairs.provenance, results["num_examples"]
@@ -37,13 +49,8 @@ def card_of_run(arguments: RecipeArguments, results: dict[str, Any], pairs: Any,
         model_type=family,
         parameters=results["parameters"],
         license=arguments.training.model_license,
-        languages=where.languages,
         usage=usage_snippet(results["samples"][0]["source"], two_tokenizers) if results["samples"] else None,
-        data_name=where.name,
-        data_description=where.description,
-        data_source=where.origin,
-        data_license=where.licence,
-        data_synthetic=where.synthetic,
+        **data_fields(where),
         data_counts=dict(line.split(": ", 1) for line in str(pairs.report).splitlines()),
         training_command=results["command"],
         training_seconds=results["train_seconds"],

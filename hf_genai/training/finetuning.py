@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 
 from ..cards import CardData
 from ..data.texts import TextData, load_texts
+from .card import data_fields
 from .finetuning_tasks import TASKS
 from .parsing import argument, number_or_text, parse
 
@@ -160,13 +161,8 @@ def card_of_finetuning(arguments: FineTuneArguments, results: dict[str, Any], da
         model_type=results["model_type"],
         parameters=results["parameters"],
         license=arguments.model.model_license,
-        languages=where.languages,
         pipeline_tag=task.pipeline_tag,
-        data_name=where.name,
-        data_description=where.description,
-        data_source=where.origin,
-        data_license=where.licence,
-        data_synthetic=where.synthetic,
+        **data_fields(where),
         data_counts={split: f"{count:,} rows" for split, count in results["rows"].items()},
         training_command=results["command"],
         training_seconds=results["train_seconds"],

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ..cards import CardData
+from .card import data_fields
 
 _TASKS = {
     "clm": ("text-generation", "predicts each next token"),
@@ -25,14 +26,9 @@ def card_of_pretraining(arguments: Any, results: dict[str, Any], texts: Any) -> 
         model_type=results["model_type"],
         parameters=results["parameters"],
         license=arguments.model.model_license,
-        languages=where.languages,
         pipeline_tag=task,
         usage=_usage(task, results),
-        data_name=where.name,
-        data_description=where.description,
-        data_source=where.origin,
-        data_license=where.licence,
-        data_synthetic=where.synthetic,
+        **data_fields(where),
         data_counts={split: f"{count:,} rows" for split, count in results["rows"].items()},
         training_command=results["command"],
         training_seconds=results["train_seconds"],

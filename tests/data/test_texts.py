@@ -79,3 +79,15 @@ def test_fewer_rows_are_drawn_by_the_seed(tmp_path):
 def test_what_is_not_there_is_named(options, message):
     with pytest.raises(ValueError, match=message):
         load_texts(**{"source": "stdlib:prose", **options})
+
+
+def test_a_folder_with_splits_keeps_them_and_one_without_train_is_refused(tmp_path):
+    write(tmp_path / "train.jsonl", [{"text": f"text {number}"} for number in range(10)])
+    write(tmp_path / "validation.jsonl", [{"text": "text 3"}, {"text": "new"}])
+    data = load_texts(str(tmp_path), validation=0.5, test=0, licence="mit")
+    assert data.validation["text"][:] == ["text 3", "new"]
+    assert len(data.train) == 9
+    assert data.provenance.licence == "mit"
+    (tmp_path / "train.jsonl").unlink()
+    with pytest.raises(ValueError, match="has no split 'train'; splits found: validation"):
+        load_texts(str(tmp_path))

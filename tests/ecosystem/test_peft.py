@@ -1,10 +1,8 @@
 """LoRA by PEFT on each family: the fast paths must not go round the adapters."""
 
-import pytest
+import peft
 import torch
 from tiny_families import batch_of, make
-
-peft = pytest.importorskip("peft")
 
 
 def test_lora_starts_equal_trains_saves_loads_and_merges(family, layout, tmp_path):
