@@ -97,6 +97,15 @@ def test_a_stopped_run_goes_on_to_the_very_weights_of_one_that_was_not(tmp_path)
         assert torch.equal(resumed.state_dict()[name], parameter), name
 
 
+def test_draws_depend_on_the_seed_and_the_step_and_not_on_what_was_drawn_before(tmp_path, monkeypatch):
+    _, history = run(tmp_path / "one", dropout=0.2)
+    real = loop.gradient_step
+    monkeypatch.setattr(loop, "gradient_step", lambda *args: (real(*args), torch.rand(7))[0])
+    assert run(tmp_path / "two", dropout=0.2)[1].losses == history.losses
+    monkeypatch.undo()
+    assert run(tmp_path / "three", dropout=0.2, seed=7)[1].losses != history.losses
+
+
 def test_a_signal_saves_a_checkpoint_that_can_be_gone_on_from(tmp_path, monkeypatch):
     real, calls = loop.gradient_step, []
 
@@ -160,13 +169,22 @@ def test_two_processes_draw_the_curve_of_one(tmp_path):
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import test_loop as t\n"
         "_, history = t.run(sys.argv[1], per_device_batch_size=4, validation=t.rows(7, 1))\n"
-        "if t.cpu().is_main_process:\n"
-        "    json.dump([history.losses, history.evaluations], open(sys.argv[1] + '.json', 'w'))\n"
+        "accelerator = t.cpu()\n"
+        "model = accelerator.prepare(t.model())\n"
+        "t.loop.gradient_step(model, accelerator, t.loop.Batches(t.rows(), t.CausalLMCollator(0), 8, 0)[0], 2)\n"
+        "gradients = {name: p.grad.tolist() for name, p in accelerator.unwrap_model(model).named_parameters()}\n"
+        "if accelerator.is_main_process:\n"
+        "    json.dump([history.losses, history.evaluations, gradients], open(sys.argv[1] + '.json', 'w'))\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29731"]
     subprocess.run([*command, str(script), str(tmp_path / "out")], check=True, env=environment, timeout=120)
-    losses, evaluations = json.loads((tmp_path / "out.json").read_text())
+    losses, evaluations, gradients = json.loads((tmp_path / "out.json").read_text())
     _, history = run(tmp_path / "one", validation=rows(7, 1))
     assert losses == pytest.approx(history.losses, abs=1e-5)
     assert evaluations["12"] == pytest.approx(history.evaluations[12], abs=1e-5)
+    # AdamW would not show gradients that are all too small by one factor
+    alone = model()
+    loop.gradient_step(alone, cpu(), loop.Batches(rows(), CausalLMCollator(0), 8, 0)[0], 8)
+    for name, parameter in alone.named_parameters():
+        torch.testing.assert_close(torch.tensor(gradients[name]), parameter.grad, atol=1e-6, rtol=1e-5)
