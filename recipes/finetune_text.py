@@ -13,7 +13,6 @@ Go on after an interruption: the same command and --resume_from_checkpoint true
 Expected results and costs stand in recipes/README.md and on top of each config.
 """
 
-import shlex
 import sys
 import time
 
@@ -24,11 +23,12 @@ from transformers import AutoTokenizer, Trainer, set_seed
 import hf_genai
 from hf_genai.data import train_tokenizer
 from hf_genai.hub import push, save_for_hub
+from hf_genai.training.card import save_unscored
 from hf_genai.training.checkpoints import checkpoint_to_resume, prepare_output_dir
 from hf_genai.training.finetuning import card_of_finetuning, load_rows, parse_finetune_arguments, texts_of
 from hf_genai.training.finetuning_tasks import TASKS
 from hf_genai.training.model_config import build_config
-from hf_genai.training.results import bare, hardware, versions, write_json
+from hf_genai.training.results import facts_of_run, training_dtype, write_json
 from hf_genai.training.trainer import StopOnSignal, TrainingInterrupted
 
 
@@ -91,14 +91,14 @@ def main(argv: list[str] | None = None) -> dict:
     began = time.perf_counter()
     with stop:
         trainer.train(resume_from_checkpoint=checkpoint)
-    seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        if is_main:
+            save_unscored(folder, model, tokenizer, arguments.model.model_title)
     scores, samples = task.score(trainer, texts.test, rows["test"])
     if not is_main:
         return {}
     results = {
         "task": data.task,
-        "model_type": model.config.model_type,
-        "parameters": model.num_parameters(),
         "scores": {name: round(value, 4) for name, value in scores.items()},
         "baselines": {
             name: {metric: round(value, 4) for metric, value in row.items()}
@@ -108,10 +108,7 @@ def main(argv: list[str] | None = None) -> dict:
         "samples": samples,
         "train_seconds": round(seconds, 1),
         "train_steps": trainer.state.global_step,
-        "command": shlex.join(["python", "recipes/finetune_text.py", *bare(argv)]),
-        "settings": arguments.given,
-        "versions": versions(),
-        "hardware": hardware(training.device, training.world_size),
+        **facts_of_run(arguments, argv, model, training.device, training.world_size, training_dtype(training)),
         "total_seconds": round(time.perf_counter() - started, 1),
     }
     write_json(f"{folder}/results.json", results)

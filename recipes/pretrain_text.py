@@ -14,7 +14,6 @@ Expected results and costs stand in recipes/README.md and on top of each config.
 """
 
 import logging
-import shlex
 import sys
 import time
 
@@ -26,6 +25,7 @@ import hf_genai  # noqa: F401 (registers the model types)
 from hf_genai.data.texts import load_texts
 from hf_genai.hub import push, save_for_hub
 from hf_genai.training import loop
+from hf_genai.training.card import save_unscored
 from hf_genai.training.checkpoints import checkpoint_to_resume, prepare_output_dir
 from hf_genai.training.parsing import number_or_text
 from hf_genai.training.pretraining import (
@@ -39,7 +39,7 @@ from hf_genai.training.pretraining import (
     samples,
 )
 from hf_genai.training.pretraining_card import card_of_pretraining
-from hf_genai.training.results import bare, hardware, versions, write_json
+from hf_genai.training.results import facts_of_run, write_json
 from hf_genai.training.trainer import TrainingInterrupted
 
 logger = logging.getLogger("hf_genai.recipes.pretrain_text")
@@ -92,20 +92,19 @@ def main(argv: list[str] | None = None) -> dict:
     model = accelerator.unwrap_model(model)
     if not accelerator.is_main_process:
         return {}
+    save_unscored(folder, model, tokenizer, arguments.model.model_title)
     objective = arguments.objective.objective
     results = {
         **loop.summary(history),
         "objective": objective,
-        "model_type": model.config.model_type,
-        "parameters": model.num_parameters(),
         "baselines": baselines(objective, rows, validation, model.config.vocab_size),
         "fill_rate": None if packed is None else round(packed.fill_rate, 4),
         "rows": {"train": len(rows), "validation": len(validation)},
         "samples": samples(model, tokenizer, objective, validation, collate, training.num_samples),
-        "command": shlex.join(["python", "recipes/pretrain_text.py", *bare(argv)]),
-        "settings": arguments.given,
-        "versions": versions(),
-        "hardware": hardware(accelerator.device, accelerator.num_processes),
+        **facts_of_run(
+            *(arguments, argv, model, accelerator.device, accelerator.num_processes),
+            dtype={"bf16": "bfloat16", "fp16": "float16"}.get(training.mixed_precision, "float32"),
+        ),
         "losses": [round(loss, 4) for loss in history.losses],
         "total_seconds": round(time.perf_counter() - started, 1),
     }

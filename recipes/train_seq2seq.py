@@ -20,10 +20,10 @@ from transformers import AutoModelForSeq2SeqLM, EarlyStoppingCallback, set_seed
 
 import hf_genai  # noqa: F401 (registers the model types)
 from hf_genai.data import load_pairs, load_tokenizers, save_tokenizers, train_tokenizer
-from hf_genai.hub import CardData, push, save_for_hub
+from hf_genai.hub import push, save_for_hub
 from hf_genai.objectives.seq2seq import Seq2SeqCollator, check_vocabulary, tokenize_pairs
 from hf_genai.training.arguments import RecipeArguments, parse_arguments
-from hf_genai.training.card import card_of_run
+from hf_genai.training.card import card_of_run, save_unscored
 from hf_genai.training.checkpoints import checkpoint_to_resume, prepare_output_dir
 from hf_genai.training.model_config import build_config, set_generation
 from hf_genai.training.results import bare, draw_some, metrics_of_ids, score_model, summary_of_run, write_json
@@ -106,10 +106,8 @@ def main(argv: list[str] | None = None) -> dict:
     with stop:
         trainer.train(resume_from_checkpoint=checkpoint)
         train_seconds = time.perf_counter() - train_started
-        if is_main:  # what fails from here on must not cost the training
-            name = config.model_type
-            card = CardData(title=training.model_title or name, summary="Trained, but not scored.", model_type=name)
-            save_for_hub(folder, model, tokenizers, card, overwrite=True)
+        if is_main:
+            save_unscored(folder, model, tokenizers, training.model_title)
     if not is_main:
         return {}
     test = pairs.test[: data.max_test_samples]
@@ -122,8 +120,6 @@ def main(argv: list[str] | None = None) -> dict:
         batch_size=training.per_device_eval_batch_size,
         max_source_length=data.max_source_length,
     )
-    if training.hub_token:
-        argv = [word.replace(training.hub_token, "TOKEN") for word in argv]
     results = summary_of_run(arguments, argv, model, pairs, scores)
     longest = sorted(test["source"][:20], key=len, reverse=True)  # on a short text there is little to see
     results["attention_maps"] = draw_some(model, tokenizers, longest[: training.num_attention_maps], folder)

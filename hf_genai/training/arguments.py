@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from transformers import Seq2SeqTrainingArguments
+from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
 from .parsing import argument as _arg
 from .parsing import number_or_text, parse, unknown_key
@@ -128,25 +128,36 @@ class RecipeTrainingArguments(Seq2SeqTrainingArguments):
                 f"early_stopping_patience ({self.early_stopping_patience}) needs an eval_strategy of steps or epoch, "
                 "got no; give --early_stopping_patience null to train to the end"
             )
-        if self.push_to_hub:
-            self._check_push()
-        for name in self.report_to:
-            if name in ("tensorboard", "trackio") and find_spec(name) is None:
-                raise ImportError(f"report_to={name} needs its package: pip install 'hf_genai[{name}]'")
-        self.dataloader_pin_memory &= self.device.type != "cpu"  # torch warns of it at each epoch
+        check_training(self)
 
-    def _check_push(self) -> None:
-        """Refuse now what the Hub would refuse after hours of training."""
-        import huggingface_hub.utils
 
-        if not self.hub_model_id:
-            raise ValueError("push_to_hub needs hub_model_id, the model's name on the Hub: --hub_model_id you/name")
-        try:
-            huggingface_hub.utils.validate_repo_id(self.hub_model_id)
-        except ValueError as error:
-            raise ValueError(f"hub_model_id: {error}") from error
-        if not (self.hub_token or huggingface_hub.get_token()):
-            raise ValueError("push_to_hub needs a token: log in with `hf auth login`, or set HF_TOKEN")
+def check_training(training: TrainingArguments) -> None:
+    """Refuse, before anything is loaded, what would fail after hours of training; pin no memory on a CPU.
+
+    Raises:
+        ValueError: pushing without a name or a token.
+        ImportError: a logger whose package is missing; names its extra.
+    """
+    if training.push_to_hub:
+        check_push(training.hub_model_id, training.hub_token)
+    for name in training.report_to or ():
+        if name in ("tensorboard", "trackio") and find_spec(name) is None:
+            raise ImportError(f"report_to={name} needs its package: pip install 'hf_genai[{name}]'")
+    training.dataloader_pin_memory &= training.device.type != "cpu"  # torch warns of it at each epoch
+
+
+def check_push(name: str | None, token: str | None = None) -> None:
+    """Refuse now what the Hub would refuse after hours of training."""
+    import huggingface_hub.utils
+
+    if not name:
+        raise ValueError("push_to_hub needs hub_model_id, the model's name on the Hub: --hub_model_id you/name")
+    try:
+        huggingface_hub.utils.validate_repo_id(name)
+    except ValueError as error:
+        raise ValueError(f"hub_model_id: {error}") from error
+    if not (token or huggingface_hub.get_token()):
+        raise ValueError("push_to_hub needs a token: log in with `hf auth login`, or set HF_TOKEN")
 
 
 @dataclass
@@ -173,8 +184,6 @@ def parse_arguments(argv: Sequence[str] | None = None, description: str | None =
     parsed = parse(groups, argv, description, "train_seq2seq.py")
     data, tokenizer, model, generation, training = parsed.groups
     values, where = parsed.given, parsed.where
-    if training.hub_token:
-        values["hub_token"] = "TOKEN"  # what was given goes into results.json and the card
     arguments = RecipeArguments(data, tokenizer, model, generation, training, values, where)
     _check_sets(data, training)
     _check_generation(arguments)

@@ -1,10 +1,12 @@
 """What the model card says about a run."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..cards import CardData, usage_snippet
+from ..hub import save_for_hub
 from .arguments import DataArguments, RecipeArguments
 from .results import METRICS, bare
 
@@ -27,16 +29,46 @@ def data_fields(where: Any) -> dict[str, Any]:
     }
 
 
+def flat_settings(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what was set for a run, `model.FIELD` for the fields of the model's mapping, without its folder."""
+    flat = {f"model.{key}": value for key, value in given.get("model", {}).items()}
+    left_out = ("model", "generation", "output_dir", "overwrite_output_dir")
+    return {**flat, **{key: value for key, value in given.items() if key not in left_out}}
+
+
+def pipeline_usage(task: str, samples: Sequence[Sequence[str]]) -> str | None:
+    """Return code that runs a model by a pipeline on the first sample; None for tasks that none of them is for."""
+    calls = {
+        "text-generation": ("transformers", "model({text}, max_new_tokens=20, do_sample=False)[0]['generated_text']"),
+        "fill-mask": ("transformers", "model({text})[0]"),
+        "text-classification": ("transformers", "model({text})"),
+        "token-classification": ("transformers", "[(token['word'], token['entity']) for token in model({text})]"),
+        "summarization": ("hf_genai", "model({text})"),
+    }
+    if task not in calls or not samples:
+        return None
+    package, call = calls[task]
+    text = "'The ' + model.tokenizer.mask_token + ' of the function'"
+    if task != "fill-mask":
+        text = repr(samples[0][0][: 300 if task == "summarization" else 60].strip())
+    lines = [f"from {package} import pipeline", ""]
+    lines.append(f'model = pipeline("{task}", model="MODEL_ID", trust_remote_code=True)')
+    lines.append(f"print({call.format(text=text)})")
+    return "\n".join(lines)
+
+
+def save_unscored(folder: str, model: Any, tokenizers: Any, title: str | None) -> None:
+    """Save a model that has just been trained: what fails from here on must not cost the training."""
+    name = model.config.model_type
+    card = CardData(title=title or name, summary="Trained, but not scored.", model_type=name)
+    save_for_hub(folder, model, tokenizers, card, overwrite=True)
+
+
 def card_of_run(arguments: RecipeArguments, results: dict[str, Any], pairs: Any, two_tokenizers: bool) -> CardData:
     """Return what the model card says about a run; `results` is what results.json holds."""
     where, count = pairs.provenance, results["num_examples"]
     family = results["model_type"]
     sizes = {key: value for key, value in arguments.model.model.items() if key != "model_type"}
-    given = {
-        k: v
-        for k, v in results["settings"].items()
-        if k not in ("model", "generation", "output_dir", "overwrite_output_dir")
-    }
     languages = " to ".join(where.languages) or "source to target"
     trained = arguments.model.model_name_or_path
     summary = f"An encoder-decoder ({family}) that translates {languages}, trained from scratch by hf_genai."
@@ -54,7 +86,7 @@ def card_of_run(arguments: RecipeArguments, results: dict[str, Any], pairs: Any,
         data_counts=dict(line.split(": ", 1) for line in str(pairs.report).splitlines()),
         training_command=results["command"],
         training_seconds=results["train_seconds"],
-        hyperparameters={**{f"model.{key}": value for key, value in sizes.items()}, **given},
+        hyperparameters=flat_settings({**results["settings"], "model": sizes}),
         versions=results["versions"],
         hardware=results["hardware"],
         speed={"Decoding of the test pairs": f"{results['sentences_per_second']} sentences per second"},

@@ -9,7 +9,8 @@ from transformers import TrainingArguments
 
 from ..cards import CardData
 from ..data.texts import TextData, load_texts
-from .card import data_fields
+from .arguments import check_training
+from .card import data_fields, flat_settings, pipeline_usage
 from .finetuning_tasks import TASKS
 from .parsing import argument, number_or_text, parse
 
@@ -72,6 +73,10 @@ class FineTuningArguments(TrainingArguments):
     )
     overwrite_output_dir: bool = argument(False, "allow an output_dir that holds another run")
     num_threads: int = argument(1, "torch threads on a CPU; 0 leaves torch's own choice")
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_training(self)
 
 
 @dataclass
@@ -162,14 +167,16 @@ def card_of_finetuning(arguments: FineTuneArguments, results: dict[str, Any], da
         parameters=results["parameters"],
         license=arguments.model.model_license,
         pipeline_tag=task.pipeline_tag,
+        usage=pipeline_usage(task.pipeline_tag, results["samples"]),
         **data_fields(where),
         data_counts={split: f"{count:,} rows" for split, count in results["rows"].items()},
         training_command=results["command"],
         training_seconds=results["train_seconds"],
-        hyperparameters={k: v for k, v in results["settings"].items() if "output_dir" not in k},
+        hyperparameters=flat_settings(results["settings"]),
         versions=results["versions"],
         hardware=results["hardware"],
         evaluation_data=f"{results['rows']['test']} held-out rows of {where.name}",
+        evaluation_command=results["command"],
         scores=results["scores"],
         baselines=results["baselines"],
         samples=results["samples"],

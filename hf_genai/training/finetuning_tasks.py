@@ -32,6 +32,7 @@ from .loop import evaluate
 
 Scores = dict[str, float]
 Samples = list[tuple[Any, ...]]
+ROUGE = ["rouge1", "rouge2", "rougeL"]
 
 
 class Task(ABC):
@@ -195,6 +196,10 @@ class Summarisation(Task):
     auto_class, built_in, columns = "AutoModelForSeq2SeqLM", "stdlib:summaries", ("document", "summary")
     main_metric, pipeline_tag = "rougeL", "summarization"
 
+    def __init__(self, arguments: Any, tokenizer: Any):
+        super().__init__(arguments, tokenizer)
+        rouge_scorer()  # what scoring needs is asked for before training
+
     def tokenize(self, texts: Dataset) -> Dataset:
         data = self.arguments.data
 
@@ -352,14 +357,18 @@ def rouge(found: Sequence[str], expected: Sequence[str]) -> Scores:
 
     Reference: Lin (2004), "ROUGE: A Package for Automatic Evaluation of Summaries".
     """
+    scorer = rouge_scorer()
+    rows = [scorer.score(right, own) for own, right in zip(found, expected, strict=True)]
+    return {kind: 100 * float(np.mean([row[kind].fmeasure for row in rows])) for kind in ROUGE}
+
+
+def rouge_scorer() -> Any:
+    """Return what scores ROUGE, or raise ImportError, naming the extra."""
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError as error:
         raise ImportError("ROUGE needs rouge-score: pip install 'hf_genai[eval]'") from error
-    kinds = ["rouge1", "rouge2", "rougeL"]
-    scorer = RougeScorer(kinds, use_stemmer=True)
-    rows = [scorer.score(right, own) for own, right in zip(found, expected, strict=True)]
-    return {kind: 100 * float(np.mean([row[kind].fmeasure for row in rows])) for kind in kinds}
+    return RougeScorer(ROUGE, use_stemmer=True)
 
 
 __all__ = ["TASKS", "Task", "answer_scores", "loss_of", "macro_f1", "rouge"]

@@ -152,9 +152,12 @@ def parse(groups: Sequence[type], argv: Sequence[str] | None, description: str |
     if not values.get("output_dir"):
         raise ValueError("output_dir: say where the run goes, in the config or by --output_dir DIR")
     try:
-        return Parsed(tuple(parser.parse_dict(values)), values, where)
+        parsed = tuple(parser.parse_dict(values))
     except (TypeError, AssertionError) as error:
         raise ValueError(str(error)) from error
+    if values.get("hub_token"):
+        values["hub_token"] = "TOKEN"  # what was given goes into results.json and the card
+    return Parsed(parsed, values, where)
 
 
 def _or_null(kind: Any) -> Any:

@@ -17,6 +17,7 @@ from ..objectives.causal_lm import CausalLMCollator
 from ..objectives.masked_lm import MaskedLMCollator, word_ids
 from ..objectives.prefix_lm import PrefixLMCollator
 from ..objectives.span_corruption import SpanCorruptionCollator, length_before
+from .arguments import check_push
 from .loop import LoopOptions
 from .parsing import argument, parse
 
@@ -146,8 +147,8 @@ def parse_pretrain_arguments(argv: Sequence[str] | None, description: str | None
         raise ValueError(f"row_length must be at least 8, not {arguments.data.row_length}")
     if len(training.adam_betas) != 2:
         raise ValueError(f"adam_betas must be two numbers, not {training.adam_betas}")
-    if training.push_to_hub and not training.hub_model_id:
-        raise ValueError("push_to_hub needs hub_model_id, the model's name on the Hub: --hub_model_id you/name")
+    if training.push_to_hub:
+        check_push(training.hub_model_id)
     return arguments
 
 

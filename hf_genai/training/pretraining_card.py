@@ -3,7 +3,7 @@
 from typing import Any
 
 from ..cards import CardData
-from .card import data_fields
+from .card import data_fields, flat_settings, pipeline_usage
 
 _TASKS = {
     "clm": ("text-generation", "predicts each next token"),
@@ -27,21 +27,18 @@ def card_of_pretraining(arguments: Any, results: dict[str, Any], texts: Any) -> 
         parameters=results["parameters"],
         license=arguments.model.model_license,
         pipeline_tag=task,
-        usage=_usage(task, results),
+        usage=pipeline_usage(task, results["samples"]),
         **data_fields(where),
         data_counts={split: f"{count:,} rows" for split, count in results["rows"].items()},
         training_command=results["command"],
         training_seconds=results["train_seconds"],
-        hyperparameters={
-            key: value
-            for key, value in results["settings"].items()
-            if key not in ("output_dir", "overwrite_output_dir")
-        },
+        hyperparameters=flat_settings(results["settings"]),
         versions=results["versions"],
         hardware=results["hardware"],
-        speed={"Training": f"{results['tokens_per_second']:,} predicted tokens per second"},
+        speed={"Throughput in training": f"{results['tokens_per_second']:,} predicted tokens per second"},
         evaluation_data=f"{results['rows']['validation']} rows of held-out texts of {where.name}",
         evaluation_split="validation",
+        evaluation_command=results["command"],
         scores={"loss": results["loss"], "perplexity": results["perplexity"]},
         baselines=results["baselines"],
         samples=results["samples"],
@@ -53,17 +50,3 @@ def card_of_pretraining(arguments: Any, results: dict[str, Any], texts: Any) -> 
         ),
         bias="Not studied. The model repeats what its training texts say about people and places, and how.",
     )
-
-
-def _usage(task: str, results: dict[str, Any]) -> str | None:
-    """Return code that runs the model, for tasks that transformers has a pipeline for."""
-    if task == "text2text-generation" or not results["samples"]:
-        return None
-    given = results["samples"][0][0] if task == "fill-mask" else results["samples"][0][0].strip()
-    lines = ["from transformers import pipeline", ""]
-    lines.append(f'model = pipeline("{task}", model="MODEL_ID", trust_remote_code=True)')
-    if task == "fill-mask":
-        lines.append('print(model("The " + model.tokenizer.mask_token + " of the function")[0]["sequence"])')
-    else:
-        lines.append(f"print(model({given[:60]!r}, max_new_tokens=20, do_sample=False)[0]['generated_text'])")
-    return "\n".join(lines)

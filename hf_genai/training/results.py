@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import TrainingArguments
 from transformers.utils import logging
 
 from ..evaluation.generation import default_length, encode_texts, generate_texts, inference, length_limit
 from ..evaluation.metrics import baseline_scores, translation_scores
-from .arguments import RecipeArguments, RecipeTrainingArguments
+from .arguments import RecipeArguments
 
 logger = logging.get_logger(__name__)
 
@@ -142,7 +143,7 @@ def hardware(device: torch.device, processes: int = 1, dtype: str = "float32") -
     return f"{each}{torch.get_num_threads()} thread(s) of a {platform.machine()} CPU, {dtype}"
 
 
-def training_dtype(training: RecipeTrainingArguments) -> str:
+def training_dtype(training: TrainingArguments) -> str:
     """Return the precision of a run in words: bfloat16 and float16 are mixed with float32."""
     return "bfloat16" if training.bf16 else "float16" if training.fp16 else "float32"
 
@@ -254,17 +255,34 @@ def summary_of_run(
         "samples": [
             dict(zip(("source", "reference", "output"), row, strict=True)) for row in rows[: training.num_samples]
         ],
-        "model_type": model.config.model_type,
         "architecture": architecture(model.config),
-        "parameters": model.num_parameters(),
         "data": {
             **dataclasses.asdict(pairs.provenance),
             "languages": list(pairs.provenance.languages),
             **dataclasses.asdict(pairs.report),
         },
-        "command": command(argv, training.world_size),
+        **facts_of_run(
+            *(arguments, argv, model, training.device, training.world_size), dtype=training_dtype(training)
+        ),
+    }
+
+
+def facts_of_run(
+    arguments: Any, argv: Sequence[str], model: Any, device: torch.device, processes: int, dtype: str = "float32"
+) -> dict[str, Any]:
+    """Return what results.json says about every run, whatever the recipe; nothing private is in it.
+
+    Args:
+        arguments: of any recipe: `training`, and `given`, the mapping that reproduces the run.
+        argv: the recipe's command line.
+    """
+    token = getattr(arguments.training, "hub_token", None)
+    return {
+        "model_type": model.config.model_type,
+        "parameters": model.num_parameters(),
+        "command": command([word.replace(token, "TOKEN") for word in argv] if token else argv, processes),
         "settings": bare(arguments.given),
-        "hardware": hardware(training.device, training.world_size, training_dtype(training)),
+        "hardware": hardware(device, processes, dtype),
         "versions": versions(),
     }
 

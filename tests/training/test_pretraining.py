@@ -73,7 +73,9 @@ def test_each_objective_ends_in_a_folder_with_model_card_and_metrics(config, tex
     assert saved["loss"] == results["loss"]
     card = (tmp_path / "run" / "README.md").read_text("utf-8")
     assert "Baseline: single tokens' frequencies" in card
-    assert str(tmp_path) not in card
+    for name in ("README.md", "results.json"):
+        assert tmp_path.parts[1] + "/" not in (tmp_path / "run" / name).read_text("utf-8"), name
+    assert f"hf-genai train {'pretrain_text/' if config == 't5_tiny' else ''}{config} --data texts.txt" in card
     model, tokenizer = AutoModel.from_pretrained(tmp_path / "run"), AutoTokenizer.from_pretrained(tmp_path / "run")
     assert len(tokenizer) <= model.config.vocab_size
     if config != "t5_tiny":
