@@ -31,13 +31,13 @@ GPTS = {
 }
 BERTS = {
     "modern": LAYERS,
-    "classic": {**LAYERS, **LEARNED, "hidden_act": "gelu", "norm_embeddings": True, "norm_position": "post"},
+    "classic": {**LAYERS, **LEARNED, "hidden_act": "gelu", "norm_position": "post"},
     "roberta, no token types": {
-        **{**LAYERS, **LEARNED, "norm_embeddings": True, "norm_position": "post", "position_offset": 1},
+        **{**LAYERS, **LEARNED, "norm_position": "post", "position_offset": 1},
         **{"type_vocab_size": 0, "tie_word_embeddings": False, "pooler_act": "relu"},
     },
-    "additive, sinusoidal, post-norm": {**LAYERS, **POST_NORM, "type_vocab_size": 1},
-    "dot, relative, untied": {**LAYERS, **RELATIVE},
+    "additive, sinusoidal, post-norm": {**LAYERS, **POST_NORM, "type_vocab_size": 1, "norm_embeddings": False},
+    "dot, relative, untied": {**LAYERS, **RELATIVE, "norm_embeddings": False},
 }
 T5S = {
     "modern": HALVES,

@@ -13,7 +13,8 @@ class GenaiBertConfig(GenaiTransformerConfig):
 
     Args:
         type_vocab_size: Number of segments that `token_type_ids` tell apart; 0: none.
-        norm_embeddings: Normalise the embeddings before the first layer.
+        norm_embeddings: Normalise the embeddings before the first layer, as BERT does, and Warner et al. (2024) in a
+            modern layout: tokens then weigh as much as what the first layers add to them.
         position_offset: Row of the table of learned positions that the first token takes. RoBERTa's is
             `pad_token_id + 1`, and its positions count the tokens that are not `pad_token_id`.
         pooler_act: Activation of the projection that a text is classified from: "tanh" (BERT) or "relu" (DistilBERT).
@@ -32,7 +33,7 @@ class GenaiBertConfig(GenaiTransformerConfig):
 
     max_position_embeddings: int = 512
     type_vocab_size: int = 2
-    norm_embeddings: bool = False
+    norm_embeddings: bool = True
     position_offset: int = 0
     pooler_act: Literal["tanh", "relu"] = "tanh"
 
