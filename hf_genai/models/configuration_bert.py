@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_transformer import GenaiTransformerConfig, parallel_plan
+from .configuration_transformer import GenaiTransformerConfig, initial_std, parallel_plan
 
 
 @strict
@@ -41,17 +41,18 @@ class GenaiBertConfig(GenaiTransformerConfig):
     def classic(cls, **kwargs: Any) -> Self:
         """The layout of BERT: learned positions, LayerNorm after each sub-layer, GELU, biases, dropout 0.1.
 
-        The defaults are the published base size (110 million parameters); any field can be given.
+        The defaults are the published base size (110 million parameters); any field can be given. Weights start
+        with the published deviation of 0.02 up to this size and, against the paper, with less beyond (`initial_std`).
 
         Reference: Devlin et al. (2019), arXiv:1810.04805, section 3.
         """
-        heads = kwargs.get("num_attention_heads", 12)
+        heads, size = kwargs.get("num_attention_heads", 12), kwargs.get("hidden_size", 768)
         layout = {
             **{"vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": heads},
             **{"num_key_value_heads": heads, "hidden_act": "gelu", "gated_mlp": False, "norm_embeddings": True},
             **{"position_embedding_type": "learned", "norm_type": "layer_norm", "layer_norm_eps": 1e-12},
             **{"norm_position": "post", "attention_bias": True, "mlp_bias": True, "hidden_dropout_prob": 0.1},
-            **{"initializer_range": 0.02, "attention_probs_dropout_prob": 0.1},
+            **{"initializer_range": initial_std(size, 768), "attention_probs_dropout_prob": 0.1},
             **{"bos_token_id": None, "eos_token_id": None},
         }
         return cls(**{**layout, **kwargs})

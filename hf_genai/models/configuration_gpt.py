@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Self
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_transformer import GenaiTransformerConfig, parallel_plan
+from .configuration_transformer import GenaiTransformerConfig, initial_std, parallel_plan
 
 
 @strict
@@ -38,17 +38,18 @@ class GenaiGPTConfig(GenaiTransformerConfig):
     def classic(cls, **kwargs: Any) -> Self:
         """The layout of GPT-2: learned positions, LayerNorm, tanh-GELU, biases, dropout 0.1.
 
-        The defaults are the smallest published size (124 million parameters); any field can be given.
+        The defaults are the smallest published size (124 million parameters); any field can be given. Weights start
+        with the published deviation of 0.02 up to this size and, against the paper, with less beyond (`initial_std`).
 
         Reference: Radford et al. (2019), "Language Models are Unsupervised Multitask Learners", section 2.3.
         """
-        heads = kwargs.get("num_attention_heads", 12)
+        heads, size = kwargs.get("num_attention_heads", 12), kwargs.get("hidden_size", 768)
         layout = {
             **{"vocab_size": 50257, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": heads},
             **{"num_key_value_heads": heads, "hidden_act": "gelu_pytorch_tanh", "gated_mlp": False},
             **{"position_embedding_type": "learned", "norm_type": "layer_norm", "layer_norm_eps": 1e-5},
             **{"attention_bias": True, "mlp_bias": True, "hidden_dropout_prob": 0.1},
-            **{"initializer_range": 0.02, "attention_probs_dropout_prob": 0.1, "pad_token_id": None},
+            **{"initializer_range": initial_std(size, 768), "attention_probs_dropout_prob": 0.1, "pad_token_id": None},
             **{"bos_token_id": 50256, "eos_token_id": 50256},
         }
         return cls(**{**layout, **kwargs})

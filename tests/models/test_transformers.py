@@ -1,5 +1,7 @@
 """What the Transformers do that no common test sees, and what they refuse."""
 
+import math
+
 import pytest
 import tiny_transformer as tiny
 import torch
@@ -308,3 +310,16 @@ def test_an_unknown_kind_of_rotary_positions_is_refused():
         hf_genai.GenaiGPTModel(
             hf_genai.GenaiGPTConfig(**tiny.SIZES, rope_parameters={"rope_type": "spiral", "rope_theta": 1e4})
         )
+
+
+@pytest.mark.parametrize(("family", "layout"), [("gpt", "modern"), ("gpt", "classic"), ("bert", "classic")])
+def test_a_wide_new_model_guesses_as_a_narrow_one_does(family, layout):
+    """The scores of a vocabulary spread with the width, unless the weights start smaller."""
+    config_class, default, _ = MAKERS[family]
+    sizes = {"hidden_size": 1024, "num_attention_heads": 8, "intermediate_size": 64, "num_hidden_layers": 1}
+    make_config = config_class if layout == "modern" else config_class.classic
+    torch.manual_seed(0)
+    model = default(make_config(**sizes, vocab_size=8192, pad_token_id=0)).eval()
+    ids = torch.randint(3, 8192, (2, 32))
+    with torch.no_grad():
+        assert model(input_ids=ids, labels=ids).loss.item() == pytest.approx(math.log(8192), rel=0.02)
