@@ -1,7 +1,8 @@
-"""`pipeline("translation" | "summarization" | "text2text-generation", model=...)` for any encoder-decoder.
+"""`pipeline("translation" | "summarization" | "text2text-generation" | "question-answering", model=...)`.
 
 transformers 5 removed these tasks. They come back here on its own `Pipeline` class, with the results of transformers
-4, for the models of this package and for T5, Marian, Bart and their kin; other tasks go to `transformers.pipeline`.
+4, for the models of this package and for T5, Marian, Bart, BERT and their kin; other tasks, such as
+text-classification, token-classification, fill-mask and text-generation, go to `transformers.pipeline`.
 """
 
 import re
@@ -12,16 +13,25 @@ from typing import Any
 import torch
 import transformers
 from torch.utils.data import Dataset
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, Pipeline, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    Pipeline,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from .data.tokenizers import TARGET_SUBFOLDER, load_tokenizers
 from .evaluation.generation import default_length, encode_texts, length_limit
+from .question_answering import QuestionAnsweringPipeline
 
 logger = logging.get_logger(__name__)
 
 # task -> first part of the keys of its results
 RESULT_NAMES = {"translation": "translation", "summarization": "summary", "text2text-generation": "generated"}
+QUESTION_ANSWERING = "question-answering"
 TRANSLATION_PAIR = re.compile(r"translation_(\w+)_to_(\w+)")
 
 
@@ -33,26 +43,32 @@ def pipeline(
     """Return a pipeline for the task.
 
     Args:
-        task: "translation" (or "translation_en_to_fr"), "summarization" or "text2text-generation"; any other name is
-            handed to `transformers.pipeline` with all arguments.
-        model: folder, repository on the Hub, or encoder-decoder model.
-        kwargs: for the three tasks: tokenizer and target_tokenizer (names or objects; needed with a model object,
-            otherwise found beside the model), config, revision, token, trust_remote_code, dtype ("auto"), device,
-            device_map, model_kwargs (for `from_pretrained`), and the arguments of `TextToTextPipeline`'s calls as
-            defaults.
+        task: "translation" (or "translation_en_to_fr"), "summarization", "text2text-generation" or
+            "question-answering"; any other name is handed to `transformers.pipeline` with all arguments.
+        model: folder, repository on the Hub, or a model: an encoder-decoder, or one for question answering.
+        kwargs: for the four tasks: tokenizer (name or object; needed with a model object, otherwise found beside the
+            model; also target_tokenizer of an encoder-decoder), config, revision, token, trust_remote_code, dtype
+            ("auto"), device, device_map, model_kwargs (for `from_pretrained`), and the arguments of the calls of
+            `TextToTextPipeline` or `QuestionAnsweringPipeline` as defaults.
 
     Raises:
         ValueError: if the task is unknown, no model or tokenizer is given or found, or the model does not fit.
     """
+    if task == QUESTION_ANSWERING:
+        if kwargs.get("target_tokenizer") is not None:
+            raise ValueError(f"target_tokenizer: {task} writes no text, so that it has no use for one")
+        loaded, tokenizer, _, kwargs = _load(task, model, AutoModelForQuestionAnswering, **kwargs)
+        return QuestionAnsweringPipeline(loaded, tokenizer, **kwargs)
     if task is None or _base_task(task) is None:
         try:
             return transformers.pipeline(task, model=model, **kwargs)  # type: ignore[arg-type]
         except KeyError as error:
             if "Unknown task" not in str(error):
                 raise
-            ours = ", ".join(RESULT_NAMES)
+            ours = ", ".join([*RESULT_NAMES, QUESTION_ANSWERING])
             raise ValueError(f"task must be one of {ours} or one of transformers' own. {error}") from None
-    return _text_to_text(task, model, **kwargs)
+    loaded, tokenizer, target_tokenizer, kwargs = _load(task, model, AutoModelForSeq2SeqLM, **kwargs)
+    return TextToTextPipeline(loaded, tokenizer, target_tokenizer=target_tokenizer, task=task, **kwargs)
 
 
 def _base_task(task: str) -> str | None:
@@ -61,9 +77,10 @@ def _base_task(task: str) -> str | None:
     return task if task in RESULT_NAMES else None
 
 
-def _text_to_text(
+def _load(
     task: str,
     model: "str | Path | PreTrainedModel | None",
+    auto_class: Any,
     *,
     tokenizer: "str | Path | PreTrainedTokenizerBase | None" = None,
     target_tokenizer: "str | Path | PreTrainedTokenizerBase | None" = None,
@@ -75,7 +92,8 @@ def _text_to_text(
     device_map: Any = None,
     model_kwargs: dict[str, Any] | None = None,
     **kwargs: Any,
-) -> "TextToTextPipeline":
+) -> tuple[Any, Any, Any, dict[str, Any]]:
+    """Return model, tokenizer, the outputs' tokenizer (None: none was given or found), and the other arguments."""
     if model is None:
         raise ValueError(f"model is needed for {task!r}: a folder, a repository or a model; there is no default")
     hub: dict[str, Any] = {"revision": revision, "token": token, "trust_remote_code": trust_remote_code}
@@ -98,14 +116,14 @@ def _text_to_text(
         if device_map is not None:
             hub["device_map"] = device_map
         hub |= model_kwargs or {}
-        loaded = AutoModelForSeq2SeqLM.from_pretrained(name, config=config, dtype=dtype, **hub)
+        loaded: Any = auto_class.from_pretrained(name, config=config, dtype=dtype, **hub)
     else:
         given = {"config": config, "device_map": device_map, "model_kwargs": model_kwargs, "revision": revision}
         unused = [key for key, value in given.items() if value is not None] + (["dtype"] if dtype != "auto" else [])
         if unused:
             raise ValueError(f"{', '.join(unused)}: only for a model that is loaded by name, got a model object")
         loaded = model
-    return TextToTextPipeline(loaded, tokenizer, target_tokenizer=target_tokenizer, task=task, **kwargs)
+    return loaded, tokenizer, target_tokenizer, kwargs
 
 
 def _check_files(tokenizer: PreTrainedTokenizerBase, place: str) -> None:

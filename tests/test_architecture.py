@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "evaluation": {"evaluation", "data"},
     "training": {"training", "data", "objectives", "evaluation", "registry", "cards", "model_folder", "hub"},
     "serving": {"registry", "models"},
-    "pipelines": {"evaluation", "data", "objectives"},
+    "question_answering": {"evaluation", "objectives"},
+    "pipelines": {"question_answering", "evaluation", "data", "objectives"},
 }
 TRAVELS_WITH = {"torch", "numpy", "transformers", "huggingface_hub"} | sys.stdlib_module_names
 COMMANDS = sorted(f"commands/{path.stem}" for path in (PACKAGE / "commands").glob("*.py"))

@@ -125,18 +125,36 @@ def best_answers(
     """
     answers: list[dict[tuple[int, int], Answer]] = [{} for _ in contexts]
     for row, offsets, starts, ends in zip(windows["row"], windows["offsets"], start_logits, end_logits, strict=True):
-        length = len(offsets)
-        inside = np.array([left >= 0 and right > left for left, right in offsets])
-        places = np.arange(length)
-        allowed = inside[:, None] & inside[None, :]
-        allowed &= (places[None, :] >= places[:, None]) & (places[None, :] < places[:, None] + max_answer_length)
-        scores = np.where(allowed, starts[:length, None] + ends[None, :length], -np.inf)
-        for flat in np.argsort(-scores, axis=None, kind="stable")[:n_best]:
-            first, last = divmod(int(flat), length)
-            if scores[first, last] == -np.inf:
-                break
-            begin, end = offsets[first][0], offsets[last][1]
-            answer = Answer(contexts[row][begin:end], begin, float(scores[first, last]))
-            if (begin, end) not in answers[row] or answers[row][begin, end].score < answer.score:
+        inside = [left >= 0 and right > left for left, right in offsets]
+        length = len(offsets)  # windows come padded
+        for first, last, score in best_spans(starts[:length], ends[:length], inside, n_best, max_answer_length):
+            begin, end = without_spaces(contexts[row], offsets[first][0], offsets[last][1])
+            answer = Answer(contexts[row][begin:end], begin, score)
+            if begin < end and ((begin, end) not in answers[row] or answers[row][begin, end].score < score):
                 answers[row][begin, end] = answer
     return [sorted(found.values(), key=lambda answer: -answer.score)[:n_best] for found in answers]
+
+
+def best_spans(
+    starts: np.ndarray, ends: np.ndarray, inside: Sequence[bool], n_best: int, max_length: int
+) -> list[tuple[int, int, float]]:
+    """Return the n best (first token, last token, score) of a window, best first; the score adds up two.
+
+    Args:
+        starts: (T,) score of each token as the first, as ends for the last.
+        inside: (T,) whether an answer may begin or end at the token.
+        n_best: at most so many.
+        max_length: tokens of an answer, at most.
+    """
+    places = np.arange(len(starts))
+    allowed = np.logical_and.outer(inside, inside)
+    allowed &= (places[None, :] >= places[:, None]) & (places[None, :] < places[:, None] + max_length)
+    scores = np.where(allowed, starts[:, None] + ends[None, :], -np.inf)
+    best = np.argsort(-scores, axis=None, kind="stable")[: min(n_best, allowed.sum())]
+    return [(*divmod(int(flat), len(starts)), float(scores.flat[flat])) for flat in best]
+
+
+def without_spaces(text: str, begin: int, end: int) -> tuple[int, int]:
+    """Return the characters begin to end of a text without the white space around them: some tokens start with it."""
+    part = text[begin:end]
+    return begin + len(part) - len(part.lstrip()), max(begin, end - len(part) + len(part.rstrip()))

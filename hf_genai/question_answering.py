@@ -1,0 +1,235 @@
+"""`pipeline("question-answering")`, which transformers 5 removed: questions about a text, answered by a part of it."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pipelines.base import ChunkPipeline
+from transformers.utils import logging
+
+from .evaluation.generation import length_limit
+from .objectives.question_answering import best_spans, without_spaces
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A part of a context: for each of its tokens (start, end) in characters, of the token and of its word.
+
+    Tokens that no answer may hold, of the question and special ones, have None.
+    """
+
+    context: str
+    tokens: list[tuple[int, int] | None]
+    words: list[tuple[int, int] | None]
+
+
+class QuestionAnsweringPipeline(ChunkPipeline):
+    """Question and context in, answer out, with the results of transformers 4.
+
+    A context that is too long for the model comes in windows that overlap. Where transformers 4 needed a tokenizer
+    with a [CLS] token to say that a text holds no answer, here the first token stands for that, as in training.
+
+    Args:
+        model: one with a head for question answering.
+        tokenizer: a fast one.
+        kwargs: device, batch_size (in windows), and defaults for the arguments of `__call__`.
+
+    Raises:
+        ValueError: there is no tokenizer, or a slow one.
+    """
+
+    tokenizer: Any
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, **kwargs: Any):
+        if not getattr(tokenizer, "is_fast", False):
+            raise ValueError(
+                f"tokenizer must be a fast one, which knows each token's characters, got {type(tokenizer).__name__}"
+            )
+        super().__init__(model, tokenizer=tokenizer, **{"task": "question-answering", **kwargs})  # type: ignore[arg-type]
+
+    def __call__(self, inputs: Any = None, *, question: Any = None, context: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Return the answers.
+
+        Args:
+            inputs: {"question": ..., "context": ...}, a list of such, or a dataset or generator that yields such.
+            question: instead of inputs, one question or a list.
+            context: the text, or a list with one for each question.
+            kwargs: top_k (1: answers wanted); handle_impossible_answer (False; True: "" may win); max_answer_len (15
+                tokens); max_seq_len (384 tokens of a window, question included, or the limit of tokenizer and model);
+                doc_stride (128 tokens that two windows share, at most half a window); max_question_len (64 tokens:
+                the rest of a question is cut off, with a warning); align_to_words (True: answers are whole words);
+                batch_size.
+
+        Returns:
+            For each question {"score", "start", "end", "answer"}: the probability, 0 to 1; the characters of the
+            context where the answer begins and ends; its text. A list of such, best first, if top_k is above 1 and
+            there are several. A list of these for several questions, an iterator for a dataset or generator.
+
+        Raises:
+            ValueError: no question or context, more of one than of the other, or a limit that leaves no room.
+        """
+        if (inputs is None) == (question is None and context is None):
+            raise ValueError("give either inputs, or question and context")
+        if inputs is None:
+            inputs = _paired(question, context)
+        if isinstance(inputs, Mapping):
+            return super().__call__(_checked(inputs), **kwargs)
+        if isinstance(inputs, Dataset):
+            return super().__call__(inputs, **kwargs)
+        if isinstance(inputs, str) or not isinstance(inputs, Iterable):
+            raise ValueError(f"inputs must be a mapping, or a list or iterator of such, got {type(inputs).__name__}")
+        if isinstance(inputs, Iterator):
+            return super().__call__((_checked(item) for item in inputs), **kwargs)
+        rows = [_checked(item) for item in inputs]
+        if not rows:
+            raise ValueError("inputs must hold at least one question, got none")
+        return super().__call__(rows, **kwargs)
+
+    def _sanitize_parameters(  # type: ignore[override]
+        self,
+        top_k: int | None = None,
+        handle_impossible_answer: bool | None = None,
+        max_answer_len: int | None = None,
+        max_seq_len: int | None = None,
+        doc_stride: int | None = None,
+        max_question_len: int | None = None,
+        align_to_words: bool | None = None,
+        **unknown: Any,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if unknown:
+            raise ValueError(f"{', '.join(unknown)}: no argument of question answering")
+        before: dict[str, Any] = {
+            "max_seq_len": max_seq_len,
+            "doc_stride": doc_stride,
+            "max_question_len": max_question_len,
+        }
+        after: dict[str, Any] = {"top_k": top_k, "max_answer_len": max_answer_len}
+        for name, value in (before | after).items():
+            if value is not None and value < (0 if name == "doc_stride" else 1):
+                raise ValueError(f"{name} must be at least {0 if name == 'doc_stride' else 1}, got {value}")
+        after |= {"handle_impossible_answer": handle_impossible_answer, "align_to_words": align_to_words}
+        before, after = ({key: value for key, value in own.items() if value is not None} for own in (before, after))
+        return before, {}, after
+
+    def preprocess(  # type: ignore[override]
+        self,
+        example: Mapping[str, str],
+        max_seq_len: int | None = None,
+        doc_stride: int | None = None,
+        max_question_len: int = 64,
+    ) -> Iterator[dict[str, Any]]:
+        example = _checked(example)
+        length = max_seq_len or min(384, length_limit(self.model, self.tokenizer, None) or 384)
+        stride = min(length // 2, 128) if doc_stride is None else doc_stride
+        question = self._cut(example["question"], max_question_len)
+        taken = len(self.tokenizer(question, "", verbose=False)["input_ids"])
+        if taken + stride >= length:
+            raise ValueError(
+                f"max_seq_len ({length}) must be above doc_stride ({stride}) and the question ({taken}) together"
+            )
+        encoded = self.tokenizer(
+            question,
+            example["context"],
+            truncation="only_second",
+            max_length=length,
+            stride=stride,
+            return_attention_mask=True,
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+        )
+        names = ["attention_mask", *self.tokenizer.model_input_names]
+        last = len(encoded["input_ids"]) - 1
+        for place, encoding in enumerate(encoded.encodings):
+            sides = encoding.sequence_ids
+            tokens = [span if side == 1 else None for span, side in zip(encoding.offsets, sides, strict=True)]
+            words = [
+                span if span is None or word is None else encoding.word_to_chars(word, sequence_index=1)
+                for span, word in zip(tokens, encoding.word_ids, strict=True)
+            ]
+            yield {
+                "is_last": place == last,
+                "window": _Window(example["context"], tokens, words),
+                **{name: torch.tensor([encoded[name][place]]) for name in names if name in encoded},
+            }
+
+    def _cut(self, question: str, length: int) -> str:
+        offsets = self.tokenizer(question, add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
+            "offset_mapping"
+        ]
+        if len(offsets) <= length:
+            return question
+        logger.warning(f"Cut a question of {len(offsets)} tokens to max_question_len ({length}).")
+        return question[: offsets[length - 1][1]]
+
+    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+        rest = {name: model_inputs.pop(name) for name in ("is_last", "window")}
+        output = self.model(**model_inputs)
+        if "start_logits" not in output:
+            raise ValueError(f"model must have a head for question answering, got {type(self.model).__name__}")
+        mask = model_inputs["attention_mask"]
+        return {**rest, "attention_mask": mask, "start": output["start_logits"], "end": output["end_logits"]}
+
+    def postprocess(  # type: ignore[override]
+        self,
+        model_outputs: list[dict[str, Any]],
+        top_k: int = 1,
+        handle_impossible_answer: bool = False,
+        max_answer_len: int = 15,
+        align_to_words: bool = True,
+    ) -> Any:
+        answers: dict[str, dict[str, Any]] = {}
+        nothing = 1.0
+        for output in model_outputs:
+            window, real = output["window"], output["attention_mask"][0].bool()  # batches are padded, on either side
+            inside = np.array([span is not None and span[0] < span[1] for span in window.tokens])
+            starts, ends = (_log_probabilities(output[name][0][real], inside) for name in ("start", "end"))
+            nothing = min(nothing, float(np.exp(starts[0] + ends[0])))
+            spans = window.words if align_to_words else window.tokens
+            # more than top_k, as several parts of a word may become one answer
+            count = top_k * 2 + 10 if align_to_words else top_k
+            for first, last, score in best_spans(starts, ends, inside, count, max_answer_len):  # type: ignore[arg-type]
+                begin, end = without_spaces(window.context, spans[first][0], spans[last][1])
+                text = window.context[begin:end]
+                if text:
+                    row = {"score": 0.0, "start": begin, "end": end, "answer": text}
+                    answers.setdefault(text.lower(), row)["score"] += float(np.exp(score))
+        found = list(answers.values())
+        if handle_impossible_answer:
+            found.append({"score": nothing, "start": 0, "end": 0, "answer": ""})
+        found = sorted(found, key=lambda answer: -answer["score"])[:top_k]
+        return found[0] if len(found) == 1 else found
+
+
+def _log_probabilities(logits: torch.Tensor, inside: np.ndarray) -> np.ndarray:
+    """Return the logarithms of the probabilities (T,) of the places in the context, and of the first: no answer."""
+    outside = torch.from_numpy(~inside)
+    outside[0] = False
+    return logits.float().masked_fill(outside, -10000.0).log_softmax(-1).numpy()
+
+
+def _paired(question: Any, context: Any) -> Any:
+    if isinstance(question, str) and isinstance(context, str):
+        return {"question": question, "context": context}
+    if question is None or context is None:
+        raise ValueError(f"{'question' if question is None else 'context'} is missing")
+    if isinstance(question, str):
+        raise ValueError("question is one text, but context several: give a question for each")
+    contexts = [context] * len(question) if isinstance(context, str) else list(context)
+    if len(contexts) != len(question):
+        raise ValueError(f"question has {len(question)} texts, but context {len(contexts)}")
+    return [{"question": one, "context": text} for one, text in zip(question, contexts, strict=True)]
+
+
+def _checked(example: Any) -> Mapping[str, str]:
+    if not isinstance(example, Mapping) or not {"question", "context"} <= set(example):
+        raise ValueError(f"inputs must be mappings with question and context, got {example!r:.80}")
+    for name in ("question", "context"):
+        if not isinstance(example[name], str) or not example[name].strip():
+            raise ValueError(f"{name} must be a text that is not empty, got {example[name]!r}")
+    return example
