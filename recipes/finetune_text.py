@@ -27,6 +27,7 @@ from hf_genai.training.card import save_unscored
 from hf_genai.training.checkpoints import checkpoint_to_resume, prepare_output_dir
 from hf_genai.training.finetuning import card_of_finetuning, load_rows, parse_finetune_arguments, texts_of
 from hf_genai.training.finetuning_tasks import TASKS
+from hf_genai.training.launch import check_launch
 from hf_genai.training.model_config import build_config
 from hf_genai.training.results import facts_of_run, training_dtype, write_json
 from hf_genai.training.trainer import StopOnSignal, TrainingInterrupted
@@ -60,6 +61,7 @@ def main(argv: list[str] | None = None) -> dict:
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = parse_finetune_arguments(argv, __doc__)
     data, training, folder = arguments.data, arguments.training, arguments.training.output_dir
+    check_launch(training.distributed_state, training.mixed_precision)
     checkpoint = checkpoint_to_resume(folder, training.resume_from_checkpoint)
     is_main = training.process_index == 0
     if is_main:

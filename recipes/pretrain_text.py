@@ -27,6 +27,7 @@ from hf_genai.hub import push, save_for_hub
 from hf_genai.training import loop
 from hf_genai.training.card import save_unscored
 from hf_genai.training.checkpoints import checkpoint_to_resume, prepare_output_dir
+from hf_genai.training.launch import check_launch
 from hf_genai.training.parsing import number_or_text
 from hf_genai.training.pretraining import (
     baselines,
@@ -51,11 +52,7 @@ def main(argv: list[str] | None = None) -> dict:
     arguments = parse_pretrain_arguments(argv, __doc__)
     data, training, folder = arguments.data, arguments.training, arguments.training.output_dir
     accelerator = Accelerator(mixed_precision=training.mixed_precision, cpu=not torch.cuda.is_available())
-    if training.num_processes not in (None, accelerator.num_processes):
-        raise ValueError(
-            f"num_processes: {training.num_processes} processes were asked for, but {accelerator.num_processes} run:"
-            " start them by torchrun or `accelerate launch` with a profile of recipes/accelerate"
-        )
+    check_launch(accelerator.state, accelerator.mixed_precision, training.num_processes)
     checkpoint = checkpoint_to_resume(folder, training.resume_from_checkpoint, loop.checkpoint_fault)
     if accelerator.is_main_process:
         prepare_output_dir(folder, training.overwrite_output_dir, checkpoint)
@@ -103,7 +100,7 @@ def main(argv: list[str] | None = None) -> dict:
         "samples": samples(model, tokenizer, objective, validation, collate, training.num_samples),
         **facts_of_run(
             *(arguments, argv, model, accelerator.device, accelerator.num_processes),
-            dtype={"bf16": "bfloat16", "fp16": "float16"}.get(training.mixed_precision, "float32"),
+            dtype={"bf16": "bfloat16", "fp16": "float16"}.get(accelerator.mixed_precision, "float32"),
         ),
         "losses": [round(loss, 4) for loss in history.losses],
         "total_seconds": round(time.perf_counter() - started, 1),

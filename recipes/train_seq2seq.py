@@ -25,6 +25,7 @@ from hf_genai.objectives.seq2seq import Seq2SeqCollator, check_vocabulary, token
 from hf_genai.training.arguments import RecipeArguments, parse_arguments
 from hf_genai.training.card import card_of_run, save_unscored
 from hf_genai.training.checkpoints import checkpoint_to_resume, prepare_output_dir
+from hf_genai.training.launch import check_launch
 from hf_genai.training.model_config import build_config, set_generation
 from hf_genai.training.results import bare, draw_some, metrics_of_ids, score_model, summary_of_run, write_json
 from hf_genai.training.trainer import GenaiSeq2SeqTrainer, StopOnSignal, TrainingInterrupted
@@ -54,6 +55,7 @@ def main(argv: list[str] | None = None) -> dict:
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = parse_arguments(argv, __doc__)
     data, training, folder = arguments.data, arguments.training, arguments.training.output_dir
+    check_launch(training.distributed_state, training.mixed_precision)
     checkpoint = checkpoint_to_resume(folder, training.resume_from_checkpoint)
     is_main = training.process_index == 0
     if is_main:

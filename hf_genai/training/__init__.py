@@ -3,6 +3,7 @@
 arguments.py     defaults < YAML < command line, into dataclasses
 model_config.py  the model's config: what the arguments give, and what the tokenizers decide
 trainer.py       Seq2SeqTrainer with labels smoothed in the model, checkpoints that are whole, and a stop on Ctrl-C
+launch.py        whether a run is what its launcher was asked for: processes, devices, precision
 checkpoints.py   which checkpoint may be resumed, which output folder may be used
 results.py       scores against baselines, attention pictures, results.json
 card.py          what the model card says about a run

@@ -50,7 +50,7 @@ class LoopOptions:
     weight_decay: float = 0.1
     adam_betas: tuple[float, float] = (0.9, 0.95)
     max_grad_norm: float = 1.0
-    mixed_precision: str = "no"
+    mixed_precision: str | None = None
     eval_steps: int = 0
     save_steps: int = 0
     logging_steps: int = 10

@@ -102,7 +102,9 @@ class PretrainLoopArguments(LoopOptions):
     output_dir: str = argument("", "folder of the run")
     max_steps: int = argument(1000, "steps of the optimiser")
     adam_betas: list[float] = argument([0.9, 0.95], "AdamW's two decay rates")  # type: ignore[assignment]
-    mixed_precision: Literal["no", "bf16", "fp16"] = argument("no", "as Accelerate has it")
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = argument(
+        None, "as the profile of `accelerate launch` has it; without one, no"
+    )
     num_processes: int | None = argument(None, "refuse to start with another number of processes")
     num_threads: int = argument(1, "torch threads on a CPU; 0 leaves torch's own choice")
     resume_from_checkpoint: str | None = argument(

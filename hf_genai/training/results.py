@@ -145,7 +145,7 @@ def hardware(device: torch.device, processes: int = 1, dtype: str = "float32") -
 
 def training_dtype(training: TrainingArguments) -> str:
     """Return the precision of a run in words: bfloat16 and float16 are mixed with float32."""
-    return "bfloat16" if training.bf16 else "float16" if training.fp16 else "float32"
+    return {"bf16": "bfloat16", "fp16": "float16"}.get(training.mixed_precision, "float32")
 
 
 def architecture(config: Any) -> str:

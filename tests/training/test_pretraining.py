@@ -103,7 +103,7 @@ def test_a_run_that_is_there_is_not_overwritten_and_can_be_gone_on_from(texts, t
         (["--objectiv", "clm"], "unknown key 'objectiv'; did you mean 'objective'"),
         (["--objective", "cml"], "invalid choice: 'cml'"),
         (["--model.hiden_size", "8"], "unknown key 'model.hiden_size'; did you mean 'model.hidden_size'"),
-        (["--num_processes", "2"], "2 processes were asked for, but 1 run"),
+        (["--num_processes", "2"], "asked for: num_processes 2; profile got: num_processes 1"),
         (["--text_column", "body"], "no column body; columns found: text"),
         (["--validation_data", "0"], "holds no text"),
         (["--objective", "mlm"], "cannot learn mlm; of ours, genai_bert"),
