@@ -83,11 +83,11 @@ def main(argv: list[str] | None = None) -> dict:
         logger.warning("packed: %s", packed)
     model = new_model(arguments, tokenizer)
     check_fit(model, tokenizer, arguments)
-    collate = make_collator(arguments, tokenizer)
+    collate, model_class = make_collator(arguments, tokenizer), type(model)
 
     history = loop.train(model, rows, collate, training, validation, accelerator, checkpoint)
-    model = accelerator.unwrap_model(model)
-    if not accelerator.is_main_process:
+    model = loop.whole_model(model_class, model, accelerator)
+    if model is None:
         return {}
     save_unscored(folder, model, tokenizer, arguments.model.model_title)
     objective = arguments.objective.objective

@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import tqdm
+from accelerate.utils import DistributedType, tqdm
 from datasets import Dataset
 from torch import Tensor
 from transformers import get_scheduler
@@ -114,11 +114,11 @@ def parts(batch: Batch, size: int, number: int, index: int) -> Iterator[Batch]:
         yield {name: value[start : start + size] for name, value in batch.items()}
 
 
-def gradient_step(model, accelerator: Accelerator, batch: Batch, size: int) -> tuple[float, int]:
+def gradient_step(model, accelerator: Accelerator, batch: Batch, size: int) -> tuple[Tensor, int]:
     """Add up the gradients of a batch, and return its loss (nats per token) and the number of tokens predicted.
 
     Each token counts the same, however the rows are divided among processes and parts: the sum of the losses is
-    divided by the tokens of the whole batch.
+    divided by the tokens of the whole batch. The loss stays on the device: reading it would wait for the step's end.
     """
     items = count_labels(batch)
     own = list(parts(batch, size, accelerator.num_processes, accelerator.process_index))
@@ -131,7 +131,7 @@ def gradient_step(model, accelerator: Accelerator, batch: Batch, size: int) -> t
                 loss = model(**part, num_items_in_batch=max(items, 1)).loss
             accelerator.backward(loss * accelerator.num_processes)  # processes average their gradients
         total += loss.detach()
-    return accelerator.reduce(total, "sum").item(), items
+    return accelerator.reduce(total, "sum"), items
 
 
 @torch.no_grad()
@@ -144,7 +144,11 @@ def evaluate(model, accelerator: Accelerator, rows: Dataset, collate, size: int,
     for step in range(math.ceil(len(rows) / everything.batch_size)):
         everything_left = len(rows) - step * everything.batch_size
         batch = {name: value[:everything_left] for name, value in everything[step].items()}
-        for part in parts(batch, size, accelerator.num_processes, accelerator.process_index):
+        own = list(parts(batch, size, accelerator.num_processes, accelerator.process_index))
+        if not own:  # of weights that are divided, each process needs all: none may sit a batch out
+            own = [{name: value[:1] for name, value in batch.items()}]
+            own[0]["labels"] = torch.full_like(own[0]["labels"], -100)
+        for part in own:
             items = count_labels(part)
             part = {name: value.to(accelerator.device) for name, value in part.items()}
             with accelerator.autocast():
@@ -177,28 +181,43 @@ def train(
         The losses of all steps, those before resuming included.
 
     Raises:
+        ValueError: the checkpoint is of a run with other batches or another optimiser.
         TrainingInterrupted: on Ctrl-C or SIGTERM, once the checkpoint is saved.
     """
     accelerator = accelerator or Accelerator(mixed_precision=options.mixed_precision)
+    size = options.per_device_batch_size
+    if plugin := getattr(accelerator.state, "deepspeed_plugin", None):
+        if options.gradient_accumulation_steps > 1:
+            raise ValueError(
+                f"gradient_accumulation_steps must be 1 with DeepSpeed, not {options.gradient_accumulation_steps}:"
+                " raise per_device_batch_size or the number of processes"
+            )
+        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = size  # else read from a data loader
     optimizer = make_optimizer(model, options.learning_rate, options.weight_decay, options.adam_betas)
     scheduler = get_scheduler(options.lr_scheduler_type, optimizer, options.warmup_steps, options.max_steps)
     model, optimizer = accelerator.prepare(model, optimizer)
     accelerator.register_for_checkpointing(scheduler)
-    size = options.per_device_batch_size
     batch_size = size * options.gradient_accumulation_steps * accelerator.num_processes
-    batches, history, start = Batches(rows, collate, batch_size, options.seed), History(), 0
+    batches, history = Batches(rows, collate, batch_size, options.seed), History()
+    settings = {"batch_size": batch_size, "rows": len(rows)}
+    settings |= {name: getattr(options, name) for name in ("seed", "learning_rate", "weight_decay", "adam_betas")}
+    settings = json.loads(json.dumps(settings))  # as a checkpoint has them
     if resume_from:
-        accelerator.load_state(resume_from)
         saved = json.loads((Path(resume_from) / "history.json").read_text())
-        start = len(saved["losses"])
-        history = History(
-            saved["losses"], {int(s): v for s, v in saved["evaluations"].items()}, saved["tokens"], saved["seconds"]
-        )
+        for name, value in saved.pop("settings").items():
+            if value != settings[name]:
+                raise ValueError(
+                    f"{resume_from} belongs to a run whose {name} is {value}, not {settings[name]}: it cannot go on"
+                )
+        accelerator.load_state(resume_from)
+        history = History(**{**saved, "evaluations": {int(s): loss for s, loss in saved["evaluations"].items()}})
+    start = len(history.losses)
+    unread: list[Tensor] = []
     bar = tqdm(initial=start, total=options.max_steps, desc="training", main_process_only=True)
     model.train()
     with StopOnSignal() as stop:
+        began = time.perf_counter()
         for step, batch in enumerate(batches.from_step(start, options.max_steps), start + 1):
-            began = time.perf_counter()
             # of dropout, too, so that it goes on the same after a stop
             torch.manual_seed(options.seed * 1_000_003 + step * accelerator.num_processes + accelerator.process_index)
             loss, items = gradient_step(model, accelerator, batch, size)
@@ -207,38 +226,80 @@ def train(
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
-            history.losses.append(loss)
+            unread.append(loss)
             history.tokens += items
+            shown = step % options.logging_steps == 0 or step == options.max_steps
+            evaluated = validation is not None and options.eval_steps and step % options.eval_steps == 0
+            stopped = signal_of_any(accelerator, stop.received) if shown or accelerator.num_processes == 1 else 0
+            saved_now = stopped or (options.save_steps and step % options.save_steps == 0)
+            if shown or evaluated or saved_now:
+                read_losses(unread, history, options)
             history.seconds += time.perf_counter() - began
-            if not math.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss of step {step} is {loss}: lower learning_rate ({options.learning_rate}), or raise"
-                    " warmup_steps"
-                )
-            if step % options.logging_steps == 0 or step == options.max_steps:
+            if shown:
                 bar.set_postfix_str(
-                    f"loss {loss:.3f}, {history.tokens / history.seconds:,.0f} tokens/s", refresh=False
+                    f"loss {history.losses[-1]:.3f}, {history.tokens / history.seconds:,.0f} tokens/s", refresh=False
                 )
             bar.update()
-            if validation is not None and options.eval_steps and step % options.eval_steps == 0:
+            if evaluated:
                 history.evaluations[step] = evaluate(model, accelerator, validation, collate, size)
                 logger.info("step %d: held-out loss %.4f nats per token", step, history.evaluations[step])
-            if stop.received or (options.save_steps and step % options.save_steps == 0):
-                folder = save_checkpoint(accelerator, history, options.output_dir, step)
-                if stop.received and step < options.max_steps:
+            if saved_now:
+                folder = save_checkpoint(accelerator, history, options.output_dir, step, settings)
+                if stopped and step < options.max_steps:
                     stop.stopping = True
                     raise TrainingInterrupted(
-                        f"stopped by {signal.Signals(stop.received).name} after step {step} of {options.max_steps}; "
+                        f"stopped by {signal.Signals(stopped).name} after step {step} of {options.max_steps}; "
                         f"{folder} is whole. Go on with the same command and --resume_from_checkpoint true",
-                        stop.received,
+                        stopped,
                     )
+            began = time.perf_counter()
     bar.close()
     if validation is not None and options.max_steps not in history.evaluations:
         history.evaluations[options.max_steps] = evaluate(model, accelerator, validation, collate, size)
     return history
 
 
-def save_checkpoint(accelerator: Accelerator, history: History, output_dir: str, step: int) -> Path:
+def read_losses(unread: list[Tensor], history: History, options: LoopOptions) -> None:
+    """Move the losses of the last steps from the device into the history.
+
+    Raises:
+        FloatingPointError: one is no number; names its step.
+    """
+    for value in torch.stack(unread).tolist():
+        history.losses.append(value)
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"the loss of step {len(history.losses)} is {value}: lower learning_rate ({options.learning_rate}), or"
+                " raise warmup_steps"
+            )
+    unread.clear()
+
+
+def signal_of_any(accelerator: Accelerator, received: int) -> int:
+    """Return a signal that some process got, 0 if none did: they get it at different steps, but must save together."""
+    if accelerator.num_processes == 1:
+        return received
+    return int(accelerator.gather(torch.tensor([received], device=accelerator.device)).max())
+
+
+def whole_model(model_class: type, model: Any, accelerator: Accelerator) -> Any:
+    """Return the trained model with all its weights in the first process, None in the others; all must call this.
+
+    Args:
+        model_class: of the model before training, as dividing weights (FSDP) changes the class.
+    """
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        weights = accelerator.get_state_dict(accelerator._models[-1])  # gathers what was divided
+        if accelerator.is_main_process:
+            whole = model_class(model.config)
+            whole.load_state_dict(weights)
+            return whole.eval()
+    return accelerator.unwrap_model(model) if accelerator.is_main_process else None
+
+
+def save_checkpoint(
+    accelerator: Accelerator, history: History, output_dir: str, step: int, settings: dict[str, Any]
+) -> Path:
     """Write a checkpoint beside the old one, and delete that only when the new one is whole.
 
     Raises:
@@ -249,8 +310,7 @@ def save_checkpoint(accelerator: Accelerator, history: History, output_dir: str,
     try:
         accelerator.save_state(str(unfinished))
         if accelerator.is_main_process:
-            saved = {name: getattr(history, name) for name in ("losses", "evaluations", "tokens", "seconds")}
-            (unfinished / "history.json").write_text(json.dumps(saved))
+            (unfinished / "history.json").write_text(json.dumps({**asdict(history), "settings": settings}))
     except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
         shutil.rmtree(unfinished, ignore_errors=True)
         raise OSError(f"could not save {folder}: {error}. Earlier checkpoints are as they were; make room") from error

@@ -126,7 +126,7 @@ def test_a_signal_saves_a_checkpoint_that_can_be_gone_on_from(tmp_path, monkeypa
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     accelerator, history = cpu(), loop.History(losses=[1.0])
     accelerator.prepare(model())
-    loop.save_checkpoint(accelerator, history, str(tmp_path), 1)
+    loop.save_checkpoint(accelerator, history, str(tmp_path), 1, {})
 
     def full(folder):
         Path(folder).mkdir()
@@ -134,7 +134,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkey
 
     monkeypatch.setattr(accelerator, "save_state", full)
     with pytest.raises(OSError, match="could not save .*No space left"):
-        loop.save_checkpoint(accelerator, history, str(tmp_path), 2)
+        loop.save_checkpoint(accelerator, history, str(tmp_path), 2, {})
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
     assert json.loads((tmp_path / "checkpoint-1" / "history.json").read_text())["losses"] == [1.0]
 
