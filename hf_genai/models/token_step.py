@@ -9,11 +9,13 @@ transformers' `generate()`, through `CachedStep` and the cache that it hands to 
 Shapes: N rows, S keys, D hidden size, H query heads, K key/value heads, G = H / K, E head size.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache
 
@@ -30,6 +32,8 @@ KNOWN = (TransformerLayer, SelfAttention, CrossAttention, FeedForward, DotScore,
 NORMS_AND_DROPOUT = (nn.LayerNorm, nn.RMSNorm, nn.Dropout)
 # Packing costs some steps' time: a generation shorter than this goes without.
 WARM_UP_STEPS = 4
+# With fewer values than this for each row that looks at them, a cache holds them and a plain product is quicker.
+SMALLEST_BAG = 2**18
 
 Rows = Callable[[Tensor], Tensor]
 Pack = Callable[[Tensor, Tensor | None, str | None], Rows]
@@ -124,17 +128,43 @@ class StepLayers:
 def attend_rows(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
     """Return the context (N, K, R, E) of R scaled queries to each key head, in two products.
 
-    Torch's fused attention is made for many queries; with one or a few it takes longer.
+    Torch's fused attention is made for many queries; with one or a few it takes longer. The keys stand on the left of
+    their product since they are read faster there.
 
     Args:
         query: (N, K, R, E): the heads that share a key head, and whatever else looks at the same keys.
         keys: (N * K, S, E), as values.
         mask: added to the scores, broadcast to (N, K, R, S), or None.
     """
-    scores = torch.bmm(query.flatten(0, 1), keys.transpose(1, 2))
+    scores = torch.bmm(keys, query.flatten(0, 1).transpose(1, 2)).transpose(1, 2).contiguous()
     if mask is not None:
         scores = scores.view(*query.shape[:3], -1).add_(mask).view_as(scores)
-    return torch.bmm(torch.softmax(scores, -1), values).view(query.shape)
+    return weighted_sum(torch.softmax(scores, -1), values).view(query.shape)
+
+
+def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
+    """Return weights (M, R, S) @ values (M, S, E).
+
+    With few rows R, torch's product reads values that no cache holds at half the speed at which its embedding bags
+    read the rows of a table.
+    """
+    batch, rows, length = weights.shape
+    size, stride = values.shape[2], values.stride(0)
+    in_rows = values.stride(2) == 1 and values.stride(1) == size and stride % size == 0
+    if values.numel() < rows * SMALLEST_BAG or not in_rows or values.dtype != torch.float32:
+        return torch.bmm(weights, values)
+    table = values.as_strided(((batch - 1) * stride // size + length, size), (size, 1))
+    places = rows_of_table(batch, rows, length, stride // size)
+    bags = F.embedding_bag(places, table, per_sample_weights=weights.view(-1, length), mode="sum")
+    return bags.view(batch, rows, size)
+
+
+@functools.lru_cache(maxsize=1)
+def rows_of_table(batch: int, rows: int, length: int, stride: int) -> Tensor:
+    """Return where values (batch, length) start in a table with `stride` rows to each, as often as rows look at them:
+    (batch * rows, length). All layers of a step ask for the same."""
+    places = torch.arange(batch).unsqueeze(1) * stride + torch.arange(length)
+    return places.repeat_interleave(rows, 0) if rows > 1 else places
 
 
 def additive_mask(seen: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -190,7 +220,7 @@ class CachedStep:
             self.room[index] = (layer.keys, layer.values)
             return self.room[index]
         if len(room) == 2 or length == room[2].shape[2]:
-            larger = (*layer.keys.shape[:2], length + max(32, length // 4), layer.keys.shape[3])
+            larger = (*layer.keys.shape[:2], length + max(64, length // 2), layer.keys.shape[3])
             buffers = (layer.keys.new_empty(larger), layer.values.new_empty(larger))
             for buffer, old in zip(buffers, room[:2], strict=True):
                 buffer[:, :, :length] = old

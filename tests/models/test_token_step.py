@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from transformers.cache_utils import DynamicCache
 
+import hf_genai
 from hf_genai import GenaiGPTConfig, GenaiGPTForCausalLM, GenaiT5Config, GenaiT5ForConditionalGeneration
 from hf_genai.models import packed_linear, token_step
 from hf_genai.models.fast_path import plain_kernels
@@ -141,3 +142,25 @@ def test_steps_leave_gradients_alone():
     cache, token = warmed_up(model)
     model(token, past_key_values=cache).logits.sum().backward()
     assert model.model.layers[0].mlp.up_proj.weight.grad is not None
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("room", [0, 2])
+def test_a_weighted_sum_by_bags_is_the_product(rows, room, monkeypatch):
+    monkeypatch.setattr(token_step, "SMALLEST_BAG", 0)
+    values = torch.randn(2, 5, 7 + room, 4)[1, :, :7]  # a part of a larger buffer, as a cache's values are
+    weights = torch.softmax(torch.randn(5, rows, 7), -1)
+    torch.testing.assert_close(token_step.weighted_sum(weights, values), weights @ values)
+    turned = torch.randn(5, 4, 7).transpose(1, 2)
+    torch.testing.assert_close(token_step.weighted_sum(weights, turned), weights @ turned)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("loop", [None, hf_genai.fast_generate])
+def test_generation_by_bags_writes_what_the_layers_write(beams, loop, monkeypatch):
+    monkeypatch.setattr(token_step, "SMALLEST_BAG", 0)
+    model = gpt()
+    options = {**prompts(), "num_beams": beams, "max_new_tokens": 20, "do_sample": False}
+    found = model.generate(**options, custom_generate=loop)
+    with plain_kernels():
+        assert torch.equal(found, model.generate(**options))
