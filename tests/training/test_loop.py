@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ import hf_genai
 from hf_genai.objectives.causal_lm import CausalLMCollator
 from hf_genai.training import loop
 from hf_genai.training.trainer import TrainingInterrupted
+
+FSDP2 = Path(__file__).parents[2] / "recipes" / "accelerate" / "fsdp2.yaml"
 
 
 def rows(count: int = 40, seed: int = 0) -> Dataset:
@@ -162,29 +165,114 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
         run(tmp_path, learning_rate=1e30, max_grad_norm=0.0, warmup_steps=0)
 
 
+TWO_PROCESSES = """
+import json, os, signal, sys
+import torch
+import yaml
+import test_loop as t
+from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+
+folder, found, weights = sys.argv[1], {}, {}
+kind, options = t.hf_genai.GenaiGPTForCausalLM, {}
+
+
+def run(name, resume_from=None, **more):
+    accelerator = Accelerator(cpu=True, **options)
+    t.cpu = lambda: accelerator
+    model, history = t.run(f"{folder}/{name}", resume_from=resume_from, per_device_batch_size=4, **more)
+    found[name] = [history.losses, history.evaluations]
+    whole = t.loop.whole_model(kind, model, accelerator)
+    weights[name] = None if whole is None else {key: value.clone() for key, value in whole.state_dict().items()}
+    return whole
+
+
+def same(one, two):
+    assert found[one][0] == found[two][0], (one, two)
+    assert weights[one] is None or all(torch.equal(weights[one][key], weights[two][key]) for key in weights[one])
+
+
+run("ddp", validation=t.rows(9, 1))  # 9: of the last batch, one row is left for two processes
+accelerator = Accelerator(cpu=True)
+model = accelerator.prepare(t.model())
+t.loop.gradient_step(model, accelerator, t.loop.Batches(t.rows(), t.CausalLMCollator(0), 8, 0)[0], 2)
+found["gradients"] = {name: p.grad.tolist() for name, p in accelerator.unwrap_model(model).named_parameters()}
+run("dropped", dropout=0.2)
+run("stopped", dropout=0.2, save_steps=5)
+run("stopped", f"{folder}/stopped/checkpoint-10", dropout=0.2)
+same("dropped", "stopped")
+
+# one process alone gets a signal
+real, steps = t.loop.gradient_step, []
+def signal_in_the_second_step(*args):
+    steps.append(1)
+    if len(steps) == 2 and PartialState().process_index == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return real(*args)
+t.loop.gradient_step = signal_in_the_second_step
+try:
+    run("signal", logging_steps=3)
+except t.TrainingInterrupted as interruption:
+    assert interruption.exit_code == 128 + signal.SIGTERM and "after step 3 of 12" in str(interruption)
+else:
+    raise AssertionError("the signal stopped nothing")
+t.loop.gradient_step = real
+
+# Accelerate divides weights (FSDP2) on GPUs only, torch on a CPU, too: call these processes GPUs
+AcceleratorState._reset_state()
+PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+profile = yaml.safe_load(open(t.FSDP2))["fsdp_config"]
+options["fsdp_plugin"] = FullyShardedDataParallelPlugin(
+    fsdp_version=2,
+    auto_wrap_policy=profile["fsdp_auto_wrap_policy"].lower(),
+    transformer_cls_names_to_wrap=[profile["fsdp_transformer_layer_cls_to_wrap"]],
+    reshard_after_forward=profile["fsdp_reshard_after_forward"],
+    state_dict_type=profile["fsdp_state_dict_type"],
+    cpu_ram_efficient_loading=profile["fsdp_cpu_ram_efficient_loading"],
+)
+assert Accelerator(cpu=True, **options).is_fsdp2
+trained = run("fsdp", validation=t.rows(9, 1), save_steps=5)
+run("resumed", f"{folder}/fsdp/checkpoint-10", validation=t.rows(9, 1))
+same("fsdp", "resumed")
+if accelerator.is_main_process:
+    trained.save_pretrained(f"{folder}/saved")
+    json.dump(found, open(f"{folder}/found.json", "w"))
+"""
+
+
 def test_two_processes_draw_the_curve_of_one(tmp_path):
-    script = tmp_path / "two.py"
-    script.write_text(
-        "import json, sys\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "import test_loop as t\n"
-        "_, history = t.run(sys.argv[1], per_device_batch_size=4, validation=t.rows(7, 1))\n"
-        "accelerator = t.cpu()\n"
-        "model = accelerator.prepare(t.model())\n"
-        "t.loop.gradient_step(model, accelerator, t.loop.Batches(t.rows(), t.CausalLMCollator(0), 8, 0)[0], 2)\n"
-        "gradients = {name: p.grad.tolist() for name, p in accelerator.unwrap_model(model).named_parameters()}\n"
-        "if accelerator.is_main_process:\n"
-        "    json.dump([history.losses, history.evaluations, gradients], open(sys.argv[1] + '.json', 'w'))\n"
-    )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29731"]
-    subprocess.run([*command, str(script), str(tmp_path / "out")], check=True, env=environment, timeout=120)
-    losses, evaluations, gradients = json.loads((tmp_path / "out.json").read_text())
-    _, history = run(tmp_path / "one", validation=rows(7, 1))
-    assert losses == pytest.approx(history.losses, abs=1e-5)
-    assert evaluations["12"] == pytest.approx(history.evaluations[12], abs=1e-5)
+    (tmp_path / "two.py").write_text(TWO_PROCESSES)
+    with socket.socket() as chosen:
+        chosen.bind(("127.0.0.1", 0))
+        port = str(chosen.getsockname()[1])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
+    command += [str(tmp_path / "two.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "found.json").read_text())
+    trained, history = run(tmp_path / "one", validation=rows(9, 1))
+    for name in ("ddp", "fsdp"):
+        losses, evaluations = found[name]
+        assert losses == pytest.approx(history.losses, abs=1e-5), name
+        assert evaluations["12"] == pytest.approx(history.evaluations[12], abs=1e-5), name
     # AdamW would not show gradients that are all too small by one factor
     alone = model()
     loop.gradient_step(alone, cpu(), loop.Batches(rows(), CausalLMCollator(0), 8, 0)[0], 8)
     for name, parameter in alone.named_parameters():
-        torch.testing.assert_close(torch.tensor(gradients[name]), parameter.grad, atol=1e-6, rtol=1e-5)
+        gradient = torch.tensor(found["gradients"][name])
+        torch.testing.assert_close(gradient, parameter.grad, atol=1e-6, rtol=1e-5)
+    # the weights that two processes held in halves come back whole
+    saved = hf_genai.GenaiGPTForCausalLM.from_pretrained(tmp_path / "saved")
+    ids = torch.arange(3, 12).unsqueeze(0)
+    torch.testing.assert_close(saved(ids).logits, trained.eval()(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    run(tmp_path, save_steps=5)
+    for name, value in {"per_device_batch_size": 4, "learning_rate": 1e-2, "seed": 7}.items():
+        with pytest.raises(ValueError, match=f"belongs to a run whose (batch_size|{name}) is"):
+            run(tmp_path, resume_from=str(tmp_path / "checkpoint-10"), **{name: value})
+    half = {"per_device_batch_size": 4, "gradient_accumulation_steps": 2}  # the same batches
+    assert len(run(tmp_path, resume_from=str(tmp_path / "checkpoint-10"), **half)[1].losses) == 12
