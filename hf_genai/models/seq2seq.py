@@ -29,11 +29,11 @@ def shift_tokens_right(labels: Tensor, pad_token_id: int, decoder_start_token_id
 def weight_and_bias(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
     """Return the matrix (out, in) and the vector (out,) that a linear map applies.
 
-    A plain `nn.Linear` hands out its parameters. Anything that took its place (a LoRA adapter, a quantised layer) is
+    A plain `nn.Linear` hands out its parameters. Anything that took its place (a LoRA adapter, a quantised weight) is
     asked what it does to the unit vectors, so that code which needs the matrix itself works with it too, gradients
     included.
     """
-    if type(linear) in (nn.Linear, Linear):
+    if type(linear) in (nn.Linear, Linear) and type(linear.weight) in (Tensor, nn.Parameter):
         return linear.weight, linear.bias
     parameter = next(linear.parameters())
     dtype = parameter.dtype if parameter.is_floating_point() else torch.get_default_dtype()
