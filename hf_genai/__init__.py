@@ -13,8 +13,11 @@ __version__ = "0.1.0"
 # public name -> the module that defines it
 _LAZY = {
     "GenaiBertConfig": "models.configuration_bert",
+    "GenaiBertForCausalLM": "models.modeling_bert",
     "GenaiBertForMaskedLM": "models.modeling_bert",
     "GenaiBertForMultipleChoice": "models.modeling_bert",
+    "GenaiBertForNextSentencePrediction": "models.modeling_bert",
+    "GenaiBertForPreTraining": "models.modeling_bert",
     "GenaiBertForQuestionAnswering": "models.modeling_bert",
     "GenaiBertForSequenceClassification": "models.modeling_bert",
     "GenaiBertForTokenClassification": "models.modeling_bert",
@@ -46,8 +49,11 @@ _LAZY = {
 
 __all__ = [
     "GenaiBertConfig",
+    "GenaiBertForCausalLM",
     "GenaiBertForMaskedLM",
     "GenaiBertForMultipleChoice",
+    "GenaiBertForNextSentencePrediction",
+    "GenaiBertForPreTraining",
     "GenaiBertForQuestionAnswering",
     "GenaiBertForSequenceClassification",
     "GenaiBertForTokenClassification",

@@ -62,6 +62,11 @@ BERT_ROWS: Rows = (
     ("encoder.layer.*.attention.self.value", "layers.*.self_attn.v_proj"),
     ("encoder.layer.*.attention.output.dense", "layers.*.self_attn.o_proj"),
     ("encoder.layer.*.attention.output.LayerNorm", "layers.*.self_attn_norm"),
+    ("encoder.layer.*.crossattention.self.query", "layers.*.cross_attn.q_proj"),
+    ("encoder.layer.*.crossattention.self.key", "layers.*.cross_attn.k_proj"),
+    ("encoder.layer.*.crossattention.self.value", "layers.*.cross_attn.v_proj"),
+    ("encoder.layer.*.crossattention.output.dense", "layers.*.cross_attn.o_proj"),
+    ("encoder.layer.*.crossattention.output.LayerNorm", "layers.*.cross_attn_norm"),
     ("encoder.layer.*.intermediate.dense", "layers.*.mlp.up_proj"),
     ("encoder.layer.*.output.dense", "layers.*.mlp.down_proj"),
     ("encoder.layer.*.output.LayerNorm", "layers.*.mlp_norm"),
@@ -100,6 +105,8 @@ MASKED_LM: Rows = (
     ("cls.predictions.decoder.bias", "lm_head.bias"),
     ("cls.predictions.bias", "lm_head.bias"),
 )
+NEXT_SENTENCE: Rows = (("cls.seq_relationship", "classifier"),)
+LOOKS_BACK = {"is_decoder": True}  # of ours, always; theirs is causal only where it says so
 BERT = Layout(
     name="BERT",
     model_type="bert",
@@ -108,14 +115,14 @@ BERT = Layout(
     fields={
         **same("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act"),
         **same("hidden_dropout_prob", "attention_probs_dropout_prob", "max_position_embeddings", "type_vocab_size"),
-        **same("layer_norm_eps", "classifier_dropout"),
+        **same("layer_norm_eps", "classifier_dropout", "is_decoder", "add_cross_attention"),
     },
     constants={
         **BERT_CONSTANTS,
         **{"position_offset": 0, "pooler_act": "tanh"},
         "type_vocab_size": lambda config: max(config.type_vocab_size, 1),
     },
-    refused={"is_decoder": False, "add_cross_attention": False, "position_embedding_type": "absolute"},
+    refused={"position_embedding_type": "absolute"},
     elsewhere=(),
     rows=BERT_ROWS,
     heads=bert_heads(
@@ -123,9 +130,15 @@ BERT = Layout(
         Head("GenaiBertModel", "BertModel", only_ours=("pooler",), only_theirs=("pooler",)),
         Head("GenaiBertForMaskedLM", "BertForMaskedLM", "bert.", MASKED_LM, only_theirs=("cls.predictions.bias",)),
         Head(
-            *("GenaiBertForMaskedLM", "BertForPreTraining", "bert.", MASKED_LM),
-            only_theirs=("bert.pooler", "cls.seq_relationship", "cls.predictions.bias"),
+            *("GenaiBertForCausalLM", "BertLMHeadModel", "bert.", MASKED_LM),
+            only_theirs=("cls.predictions.bias",),
+            constants=LOOKS_BACK,
         ),
+        Head(
+            *("GenaiBertForPreTraining", "BertForPreTraining", "bert.", (*MASKED_LM, *NEXT_SENTENCE)),
+            only_theirs=("cls.predictions.bias",),
+        ),
+        Head("GenaiBertForNextSentencePrediction", "BertForNextSentencePrediction", "bert.", NEXT_SENTENCE),
     ),
 )
 
@@ -135,6 +148,17 @@ def read_roberta(config: Any, head: str) -> dict[str, Any]:
     return {"classifier_dropout": None} if "Choice" in head else {}
 
 
+ROBERTA_HEAD: dict[str, Any] = {
+    "rows": (
+        ("lm_head.dense", "prediction.dense"),
+        ("lm_head.layer_norm", "prediction.norm"),
+        ("lm_head.decoder.weight", "lm_head.weight"),
+        ("lm_head.decoder.bias", "lm_head.bias"),
+        ("lm_head.bias", "lm_head.bias"),
+    ),
+    "only_theirs": ("lm_head.bias",),
+    "constants": {"hidden_act": "gelu"},  # their head knows no other
+}
 ROBERTA = replace(
     BERT,
     name="RoBERTa",
@@ -145,17 +169,10 @@ ROBERTA = replace(
     heads=bert_heads(
         "Roberta",
         Head("GenaiBertModel", "RobertaModel", only_ours=("pooler",), only_theirs=("pooler",)),
+        Head(*("GenaiBertForMaskedLM", "RobertaForMaskedLM", "roberta."), **ROBERTA_HEAD),
         Head(
-            *("GenaiBertForMaskedLM", "RobertaForMaskedLM", "roberta."),
-            rows=(
-                ("lm_head.dense", "prediction.dense"),
-                ("lm_head.layer_norm", "prediction.norm"),
-                ("lm_head.decoder.weight", "lm_head.weight"),
-                ("lm_head.decoder.bias", "lm_head.bias"),
-                ("lm_head.bias", "lm_head.bias"),
-            ),
-            only_theirs=("lm_head.bias",),
-            constants={"hidden_act": "gelu"},  # their head knows no other
+            *("GenaiBertForCausalLM", "RobertaForCausalLM", "roberta."),
+            **{**ROBERTA_HEAD, "constants": {**ROBERTA_HEAD["constants"], **LOOKS_BACK}},
         ),
         sequence=(("classifier.dense", "model.pooler.dense"), ("classifier.out_proj", "classifier")),
     ),
@@ -188,6 +205,7 @@ DISTILBERT = Layout(
     constants={
         **BERT_CONSTANTS,
         **{"position_offset": 0, "type_vocab_size": 0, "layer_norm_eps": 1e-12, "pooler_act": "relu"},
+        **{"is_decoder": False, "add_cross_attention": False},
     },
     refused={},
     # the second says how the table of positions begins

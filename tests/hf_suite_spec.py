@@ -6,6 +6,7 @@ as encoder with classification heads, and as language model.
 
 from types import SimpleNamespace
 
+import torch
 from suite_spec import Family, default_inputs
 
 SMALL = {
@@ -46,6 +47,14 @@ def started_inputs(tester, config):
     inputs["decoder_input_ids"][:, 0] = config.decoder_start_token_id
     inputs["decoder_attention_mask"][:, 0] = 1
     return inputs
+
+
+def both_labels(tester, config, inputs):
+    """Pretraining predicts words and the relation of sentences, which the common tests do not know of."""
+    return {
+        "labels": torch.zeros(tester.batch_size, tester.seq_length, dtype=torch.long),
+        "next_sentence_label": torch.zeros(tester.batch_size, dtype=torch.long),
+    }
 
 
 def families():
@@ -98,11 +107,16 @@ def families():
             base=hf_genai.GenaiBertModel,
             heads={
                 "masked_lm": hf_genai.GenaiBertForMaskedLM,
+                "causal_lm": hf_genai.GenaiBertForCausalLM,
+                "pretraining": hf_genai.GenaiBertForPreTraining,
+                "next_sentence_prediction": hf_genai.GenaiBertForNextSentencePrediction,
                 "multiple_choice": hf_genai.GenaiBertForMultipleChoice,
                 "question_answering": hf_genai.GenaiBertForQuestionAnswering,
                 "sequence_classification": hf_genai.GenaiBertForSequenceClassification,
                 "token_classification": hf_genai.GenaiBertForTokenClassification,
             },
+            labels={"GenaiBertForPreTraining": both_labels},
+            generate_config={"is_decoder": True},
         ),
         Family(
             name="genai_bert_classic",
@@ -118,11 +132,16 @@ def families():
             base=hf_genai.GenaiBertModel,
             heads={
                 "masked_lm": hf_genai.GenaiBertForMaskedLM,
+                "causal_lm": hf_genai.GenaiBertForCausalLM,
+                "pretraining": hf_genai.GenaiBertForPreTraining,
+                "next_sentence_prediction": hf_genai.GenaiBertForNextSentencePrediction,
                 "multiple_choice": hf_genai.GenaiBertForMultipleChoice,
                 "question_answering": hf_genai.GenaiBertForQuestionAnswering,
                 "sequence_classification": hf_genai.GenaiBertForSequenceClassification,
                 "token_classification": hf_genai.GenaiBertForTokenClassification,
             },
+            labels={"GenaiBertForPreTraining": both_labels},
+            generate_config={"is_decoder": True},
         ),
         Family(
             name="genai_gpt",

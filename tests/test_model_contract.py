@@ -39,10 +39,14 @@ def test_outputs_have_the_documented_shapes(case):
     outputs = case.model()(**case.batch(), output_hidden_states=True)
     length, vocabulary = TARGET if case.kind == "seq2seq" else SOURCE, config.vocab_size
     guesses = {"sequence": (BATCH, LABELS), "token": (BATCH, SOURCE, LABELS), "choice": (BATCH, CHOICES)}
+    guesses["relation"] = (BATCH, 2)
     if not case.has_head:
         assert outputs.last_hidden_state.shape == (BATCH, length, config.hidden_size)
     elif case.kind == "span":
         assert outputs.start_logits.shape == outputs.end_logits.shape == (BATCH, SOURCE)
+    elif case.kind == "pretraining":
+        assert outputs.prediction_logits.shape == (BATCH, SOURCE, vocabulary)
+        assert outputs.seq_relationship_logits.shape == (BATCH, 2)
     else:
         assert outputs.logits.shape == guesses.get(case.kind, (BATCH, length, vocabulary))
     rows = BATCH * CHOICES if case.kind == "choice" else BATCH
@@ -204,6 +208,8 @@ def test_checkpointed_gradients_equal_plain_ones(case, use_reentrant):
     # and dropout draws its numbers in that order.
     model = case.loud_model(dropout=0.0 if use_reentrant else 0.1).train()
     batch = case.batch("right", "left", labels=True)
+    if case.has_cache:
+        batch["use_cache"] = False  # as with checkpoints: a cache is filled with padding and all
     torch.manual_seed(0)
     plain = gradients(case, model, batch)
     model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
@@ -329,7 +335,8 @@ def test_weights_of_another_precision_work(case, dtype):
     tolerance = 1e-5 if dtype == torch.float64 else 0.2
     with torch.no_grad():
         expected, found = exact(**batch), model(**batch)
-    name = ("start_logits" if case.kind == "span" else "logits") if case.has_head else "last_hidden_state"
+    names = {"span": "start_logits", "pretraining": "prediction_logits"}
+    name = names.get(case.kind, "logits") if case.has_head else "last_hidden_state"
     assert found[name].dtype == dtype
     assert_close(found[name].float(), expected[name], tolerance)
     assert all(gradient.dtype == dtype for gradient in gradients(case, model.train(), batch).values())

@@ -14,10 +14,14 @@ SIZES = {RNN: tiny_rnn.SIZES, BERT: tiny.SIZES, GPT: tiny.SIZES, T5: tiny.SIZES}
 DROPOUT = {RNN: "dropout", BERT: "hidden_dropout_prob", GPT: "hidden_dropout_prob", T5: "hidden_dropout_prob"}
 # family -> Auto class -> what the model makes of what: of a source and a target ("seq2seq"), or of one text a vector
 # or a guess for each token ("encoder", "decoder", "masked", "causal", "token", "span") or one for all ("sequence",
-# "choice")
+# "choice", "relation"), or both ("pretraining")
 KINDS = {
     RNN: {"AutoModel": "seq2seq", "AutoModelForSeq2SeqLM": "seq2seq", "AutoModelForCausalLM": "causal"},
-    BERT: {"AutoModel": "encoder", "AutoModelForMaskedLM": "masked", "AutoModelForMultipleChoice": "choice"},
+    BERT: {
+        **{"AutoModel": "encoder", "AutoModelForMaskedLM": "masked", "AutoModelForCausalLM": "causal"},
+        **{"AutoModelForPreTraining": "pretraining", "AutoModelForNextSentencePrediction": "relation"},
+        **{"AutoModelForMultipleChoice": "choice"},
+    },
     GPT: {"AutoModel": "decoder", "AutoModelForCausalLM": "causal"},
     T5: {"AutoModel": "seq2seq", "AutoModelForTextEncoding": "encoder", "AutoModelForSeq2SeqLM": "seq2seq"},
 }
@@ -35,6 +39,9 @@ OF_OTHER_HEADS = {
     (RNN, "AutoModel"): dict(list(tiny_rnn.ENCODER_DECODERS.items())[1:4]),
     (RNN, None): tiny_rnn.STACKS,
     (BERT, "AutoModel"): {name: tiny.BERTS[name] for name in ("modern", "roberta, no token types")},
+    (BERT, "AutoModelForCausalLM"): {
+        name: {**tiny.BERTS[name], "is_decoder": True} for name in ("modern", "roberta, no token types")
+    },
     (BERT, None): {"classic": tiny.BERTS["classic"]},
     (GPT, "AutoModel"): {"dot, relative, untied": tiny.GPTS["dot, relative, untied"]},
     (GPT, None): {"modern": tiny.GPTS["modern"]},
@@ -72,7 +79,7 @@ class Case:
 
     @property
     def per_token(self) -> bool:
-        return self.kind not in ("sequence", "choice")
+        return self.kind not in ("sequence", "choice", "relation")
 
     @property
     def runs_decoder(self) -> bool:
@@ -123,7 +130,7 @@ class Case:
         if not (labels and self.has_head):
             return batch
         generator = torch.Generator().manual_seed(2)
-        if self.kind in ("sequence", "choice"):
+        if self.kind in ("sequence", "choice", "relation"):
             count = LABELS if self.kind == "sequence" else CHOICES
             batch["labels"] = torch.randint(count, (BATCH,), generator=generator)
         elif self.kind == "token":
@@ -132,8 +139,10 @@ class Case:
         elif self.kind == "span":
             first = mask.argmax(1)
             batch |= {"start_positions": first, "end_positions": first + 1}
-        elif self.kind in ("causal", "masked"):
+        elif self.kind in ("causal", "masked", "pretraining"):
             batch["labels"] = ids.masked_fill(mask == 0, -100)
+            if self.kind == "pretraining":
+                batch["next_sentence_label"] = torch.randint(2, (BATCH,), generator=generator)
         else:
             batch["labels"] = batch.pop("decoder_input_ids").masked_fill(target_mask == 0, -100)
             del batch["decoder_attention_mask"]

@@ -26,7 +26,8 @@ Shared, from small to large:
 
 Families, a configuration and a modeling file each:
     configuration_rnn.py, modeling_rnn.py      genai_rnn: encoder-decoder, language model, classifiers
-    configuration_bert.py, modeling_bert.py    genai_bert: masked language model, classifiers, question answering
+    configuration_bert.py, modeling_bert.py    genai_bert: masked language model, classifiers, question answering, and
+                                               BERT as a decoder; its stack is in bert_stack.py
     configuration_gpt.py, modeling_gpt.py      genai_gpt: language model, classifiers, question answering
     configuration_t5.py, modeling_t5.py        genai_t5: text to text, encoder, classifiers, question answering;
                                                its encoder and decoder are in t5_stacks.py

@@ -17,6 +17,9 @@ class GenaiBertConfig(GenaiTransformerConfig):
             modern layout: tokens then weigh as much as what the first layers add to them.
         position_offset: Row of the table of learned positions that the first token takes. RoBERTa's is
             `pad_token_id + 1`, and its positions count the tokens that are not `pad_token_id`.
+        is_decoder: Causal: each token looks at itself and those before it.
+        add_cross_attention: Give each layer of a causal model attention over the output of an encoder, as
+            transformers' `EncoderDecoderModel` needs.
         pooler_act: Activation of the projection that a text is classified from: "tanh" (BERT) or "relu" (DistilBERT).
     """
 
@@ -24,6 +27,9 @@ class GenaiBertConfig(GenaiTransformerConfig):
     auto_classes: ClassVar[dict[str, str]] = {
         "AutoModel": "GenaiBertModel",
         "AutoModelForMaskedLM": "GenaiBertForMaskedLM",
+        "AutoModelForCausalLM": "GenaiBertForCausalLM",
+        "AutoModelForPreTraining": "GenaiBertForPreTraining",
+        "AutoModelForNextSentencePrediction": "GenaiBertForNextSentencePrediction",
         "AutoModelForSequenceClassification": "GenaiBertForSequenceClassification",
         "AutoModelForTokenClassification": "GenaiBertForTokenClassification",
         "AutoModelForQuestionAnswering": "GenaiBertForQuestionAnswering",
@@ -35,6 +41,8 @@ class GenaiBertConfig(GenaiTransformerConfig):
     type_vocab_size: int = 2
     norm_embeddings: bool = True
     position_offset: int = 0
+    is_decoder: bool = False
+    add_cross_attention: bool = False
     pooler_act: Literal["tanh", "relu"] = "tanh"
 
     @classmethod
@@ -62,6 +70,8 @@ class GenaiBertConfig(GenaiTransformerConfig):
         for name in ("type_vocab_size", "position_offset"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
+        if self.add_cross_attention and not self.is_decoder:
+            raise ValueError("add_cross_attention=True needs is_decoder=True: a decoder is what looks at a source")
         if self.position_offset and self.pad_token_id is None:
             raise ValueError("position_offset counts the tokens that are not pad_token_id, which is None")
         if self.position_offset and self.position_embedding_type != "learned":

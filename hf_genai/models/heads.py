@@ -92,6 +92,14 @@ def shift_labels_left(labels: Tensor) -> Tensor:
     return nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
 
 
+def next_labels(labels: Tensor | None, shift_labels: Tensor | None, vocab_size: int) -> Tensor | None:
+    """Return what a causal model is to predict at each place (B, T): shift_labels or, without them, labels shifted."""
+    if labels is None or shift_labels is not None:
+        return shift_labels
+    check_labels(labels, vocab_size)
+    return shift_labels_left(labels)
+
+
 def check_labels(labels: Tensor, vocab_size: int) -> None:
     """Refuse labels that are neither -100 nor a token id."""
     if labels.dtype == torch.int64:
@@ -124,6 +132,12 @@ def span_loss(start_logits: Tensor, end_logits: Tensor, start: Tensor, end: Tens
         for logits, place in ((start_logits, start), (end_logits, end))
     ]
     return sum(losses) / 2
+
+
+def choice_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy, in nats, of one choice among C for each row: logits (B, C), labels (B,)."""
+    check_classes(labels, logits.shape[1])
+    return nn.functional.cross_entropy(logits.float(), labels.view(-1))
 
 
 def classification_loss(model, logits: Tensor, labels: Tensor, **kwargs) -> Tensor:

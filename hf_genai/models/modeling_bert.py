@@ -1,168 +1,87 @@
-"""The bidirectional family: encoders in the manner of BERT, and heads on them.
+"""The bidirectional family: encoders (and decoders) in the manner of BERT, and heads on them.
 
 Papers: Devlin et al. (2019), arXiv:1810.04805 (the classic preset); Liu et al. (2019), arXiv:1907.11692 (RoBERTa);
 Warner et al. (2024), arXiv:2412.13663 (what a modern layout brings an encoder).
 
-Shapes: B batch, T length, D hidden size, H heads, V vocabulary. Read from the bottom up; the layers are in
-transformer_stack.py and blocks.py.
+Shapes: B batch, T length, D hidden size, H heads, V vocabulary. Read from the bottom up; the stack is
+in bert_stack.py, its layers in transformer_stack.py and blocks.py.
 """
 
+import copy
+from dataclasses import dataclass
 from typing import Unpack
 
 import torch
 from torch import Tensor, nn
+from transformers import GenerationMixin
+from transformers.cache_utils import Cache
 from transformers.modeling_outputs import (
-    BaseModelOutputWithPooling,
+    CausalLMOutputWithCrossAttentions,
     MaskedLMOutput,
     MultipleChoiceModelOutput,
+    NextSentencePredictorOutput,
     QuestionAnsweringModelOutput,
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
-from transformers.utils import TransformersKwargs
+from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention import SelfAttention
-from .blocks import ACTIVATIONS, TransformerLayer, make_norm
+from .bert_stack import BertStack, GenaiBertPredictionHead, GenaiBertPreTrainedModel
 from .configuration_bert import GenaiBertConfig
-from .heads import LanguageModelHead, check_classes, check_labels, classification_loss, span_loss
+from .heads import (
+    LanguageModelHead,
+    check_classes,
+    check_labels,
+    choice_loss,
+    classification_loss,
+    next_labels,
+    span_loss,
+)
 from .matmul import Linear
-from .positions import positions_from_mask
-from .seq2seq import check_ids
-from .transformer_stack import GenaiTransformerPreTrainedModel, TransformerStack
 
 
-class GenaiBertPreTrainedModel(GenaiTransformerPreTrainedModel):
-    config_class = GenaiBertConfig
-    config: GenaiBertConfig
-    _can_record_outputs = {
-        "hidden_states": TransformerLayer,
-        "attentions": OutputRecorder(SelfAttention, index=1),
-    }
+class GenaiBertModel(BertStack):
+    """The encoder without a head or, causal (`is_decoder`), the decoder."""
 
 
-class GenaiBertPooler(nn.Module):
-    """What is known of a whole text: the vector of its first token that is no padding, projected.
-
-    Reference: Devlin et al. (2019), section 3.1 ("the final hidden state corresponding to [CLS]").
-    """
-
-    def __init__(self, config: GenaiBertConfig):
-        super().__init__()
-        self.dense = Linear(config.hidden_size, config.hidden_size)
-        self.activation = torch.tanh if config.pooler_act == "tanh" else torch.relu
-
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """(B, T, D) -> (B, D); attention_mask is (B, T)."""
-        first = hidden_states[:, 0]
-        if attention_mask is not None and attention_mask.ndim == 2:
-            rows = torch.arange(len(hidden_states), device=hidden_states.device)
-            first = hidden_states[rows, attention_mask.long().argmax(1)]
-        return self.activation(self.dense(first))
-
-
-class GenaiBertModel(GenaiBertPreTrainedModel, TransformerStack):
-    """The encoder without a head."""
-
-    def __init__(self, config: GenaiBertConfig, add_pooling_layer: bool = True):
-        TransformerStack.__init__(
-            self, config, config.num_hidden_layers, is_causal=False, padding_idx=config.pad_token_id
-        )
-        segments = config.type_vocab_size
-        self.embed_token_types = nn.Embedding(segments, config.hidden_size) if segments else None
-        self.embed_norm = make_norm(config) if config.norm_embeddings else None
-        self.pooler = GenaiBertPooler(config) if add_pooling_layer else None
-        self.post_init()
-
-    def make_positions(self) -> nn.Embedding:
-        padding = self.config.pad_token_id if self.config.position_offset else None
-        return nn.Embedding(self.config.max_position_embeddings, self.config.hidden_size, padding)
-
-    def offset_positions(
-        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, attention_mask: Tensor | None
-    ) -> Tensor:
-        """Count as RoBERTa does (B, T): real tokens from `position_offset` on, padding at `pad_token_id`."""
-        text = input_ids if inputs_embeds is None else inputs_embeds
-        real = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
-        if input_ids is not None:
-            real &= input_ids != self.config.pad_token_id
-        if attention_mask is not None and attention_mask.shape == real.shape:
-            real &= attention_mask.bool()
-        counted = positions_from_mask(real, real.shape[1]) + self.config.position_offset
-        return torch.where(real, counted, self.config.pad_token_id)
-
-    @capture_outputs
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPooling:
-        """Read a text.
-
-        Args:
-            input_ids: token ids (B, T), 0 to vocab_size - 1; or inputs_embeds (B, T, D).
-            attention_mask: (B, T), 1 for a real token and 0 for padding, on either side.
-            token_type_ids: (B, T), the segment of each token, 0 to type_vocab_size - 1. None: all 0.
-            position_ids: (B, T). None: counted, over real tokens only. Rows of several packed texts are given by
-                positions that start over, without an attention_mask: then no text sees another.
-
-        Returns:
-            last_hidden_state (B, T, D), and pooler_output (B, D) where the model has a pooler.
-
-        Raises:
-            ValueError: ids outside the vocabulary, an empty batch, an all-padding row, more tokens than positions.
-        """
-        offset, counted = self.config.position_offset, position_ids is None
-        if counted and offset and (input_ids is not None or inputs_embeds is not None):
-            position_ids = self.offset_positions(input_ids, inputs_embeds, attention_mask)
-        hidden, position_ids = self.embed("", input_ids, inputs_embeds, attention_mask, position_ids)
-        if self.embed_token_types is not None:
-            if token_type_ids is None:
-                hidden = hidden + self.embed_token_types.weight[0]
-            else:
-                check_ids("token_type_ids", token_type_ids, self.config.type_vocab_size)
-                hidden = hidden + self.embed_token_types(token_type_ids)
-        elif token_type_ids is not None and not torch.compiler.is_compiling() and token_type_ids.any():
-            raise ValueError("token_type_ids must be all 0: this model tells no segments apart (type_vocab_size=0)")
-        if self.embed_norm is not None:
-            hidden = self.embed_norm(hidden)
-        # counted with an offset, the positions of padding start over as those of packed texts do
-        position_ids = None if offset and counted else position_ids
-        hidden = self.run(self.dropout(hidden), attention_mask, position_ids, **kwargs)
-        pooled = None if self.pooler is None else self.pooler(hidden, attention_mask)
-        return BaseModelOutputWithPooling(hidden, pooled)
-
-
-class GenaiBertPredictionHead(nn.Module):
-    """One more projection before the vocabulary, as in BERT's published code."""
-
-    def __init__(self, config: GenaiBertConfig):
-        super().__init__()
-        self.dense = Linear(config.hidden_size, config.hidden_size)
-        self.activation = ACTIVATIONS[config.hidden_act]
-        self.norm = make_norm(config)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return self.norm(self.activation(self.dense(hidden_states)))
-
-
-class GenaiBertForMaskedLM(LanguageModelHead, GenaiBertPreTrainedModel):
-    """The words that were masked out of a text."""
+class GenaiBertLanguageModel(LanguageModelHead, GenaiBertPreTrainedModel):
+    """What the heads over the vocabulary share."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
     _fsdp_plan = {"lm_head": "keep_full_weight"}
 
-    def __init__(self, config: GenaiBertConfig):
+    def __init__(self, config: GenaiBertConfig, pooled: bool = False, causal: bool = False):
         super().__init__(config)
-        self.model = GenaiBertModel(config, add_pooling_layer=False)
+        if not causal:
+            self.refuse_causal()
+        self.model = GenaiBertModel(config, add_pooling_layer=pooled)
         self.prediction = GenaiBertPredictionHead(config)
         self.lm_head = Linear(config.hidden_size, config.vocab_size)
+
+    def predict_masked(
+        self, hidden: Tensor, labels: Tensor | None, skip_logits: bool | None, **kwargs
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return loss and logits (B, T, V) of the tokens at the places of hidden (B, T, D), as `predict` does."""
+        if labels is not None:
+            check_labels(labels, self.config.vocab_size)
+            if labels.shape != hidden.shape[:2]:
+                raise ValueError(
+                    f"labels must be (batch, length) = {tuple(hidden.shape[:2])}, not {tuple(labels.shape)}"
+                )
+            skip_logits = self.training if skip_logits is None else skip_logits
+            if skip_logits and not torch.compiler.is_compiling():
+                masked = labels != -100
+                hidden, labels = hidden[masked], labels[masked]  # (N, D), (N,)
+        return self.predict(self.prediction(hidden), labels, skip_logits, **kwargs)
+
+
+class GenaiBertForMaskedLM(GenaiBertLanguageModel):
+    """The words that were masked out of a text."""
+
+    def __init__(self, config: GenaiBertConfig):
+        super().__init__(config)
         self.post_init()
 
     @can_return_tuple
@@ -187,21 +106,121 @@ class GenaiBertForMaskedLM(LanguageModelHead, GenaiBertPreTrainedModel):
         """
         items = {"num_items_in_batch": kwargs.pop("num_items_in_batch", None)}
         outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
-        hidden = outputs.last_hidden_state
-        if labels is not None:
-            check_labels(labels, self.config.vocab_size)
-            if labels.shape != hidden.shape[:2]:
-                raise ValueError(
-                    f"labels must be (batch, length) = {tuple(hidden.shape[:2])}, not {tuple(labels.shape)}"
-                )
-            skip_logits = self.training if skip_logits is None else skip_logits
-            if skip_logits and not torch.compiler.is_compiling():
-                masked = labels != -100
-                hidden, labels = hidden[masked], labels[masked]  # (N, D), (N,)
-        loss, logits = self.predict(
-            self.prediction(hidden), labels, skip_logits, label_smoothing=label_smoothing, **items
+        loss, logits = self.predict_masked(
+            outputs.last_hidden_state, labels, skip_logits, label_smoothing=label_smoothing, **items
         )
         return MaskedLMOutput(loss, logits, outputs.hidden_states, outputs.attentions)
+
+
+class GenaiBertForCausalLM(GenaiBertLanguageModel, GenerationMixin):
+    """Each next token of a text, alone or, with `add_cross_attention`, as the decoder of an `EncoderDecoderModel`.
+
+    It looks back only, whatever the configuration says: the model's own says is_decoder=True.
+
+    Reference: Rothe, Narayan and Severyn (2020), arXiv:1907.12461, section 2 (decoders from BERT's checkpoints).
+    """
+
+    def __init__(self, config: GenaiBertConfig):
+        if not config.is_decoder:
+            config = copy.deepcopy(config)
+            config.is_decoder = True
+        super().__init__(config, causal=True)
+        self.post_init()
+
+    def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
+        # generate() counts from 0
+        return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs) + self.config.position_offset
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        skip_logits: bool | None = None,
+        label_smoothing: float = 0.0,
+        shift_labels: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CausalLMOutputWithCrossAttentions:
+        """Predict each next token of (B, T) ids; labels, source and cache are as those of `GenaiGPTForCausalLM`."""
+        shift_labels = next_labels(labels, shift_labels, self.config.vocab_size)
+        items = {"num_items_in_batch": kwargs.pop("num_items_in_batch", None)}
+        outputs = self.model(
+            *(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds),
+            *(encoder_hidden_states, encoder_attention_mask, past_key_values),
+            use_cache=False if self.training and shift_labels is not None else use_cache,
+            **kwargs,
+        )
+        past, hidden = outputs.past_key_values, self.prediction(outputs.last_hidden_state)
+        loss, logits = self.predict(
+            hidden, shift_labels, skip_logits, logits_to_keep, label_smoothing, past=past, **items
+        )
+        more = (outputs.hidden_states, outputs.attentions, outputs.cross_attentions)
+        return CausalLMOutputWithCrossAttentions(loss, logits, past, *more)
+
+
+@dataclass
+class GenaiBertForPreTrainingOutput(ModelOutput):
+    """The sum of the losses that have labels, in nats; of the vocabulary (B, T, V), and of the sentences (B, 2)."""
+
+    loss: Tensor | None = None
+    prediction_logits: Tensor | None = None
+    seq_relationship_logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class GenaiBertForPreTraining(GenaiBertLanguageModel):
+    """The words that were masked out of two sentences, and whether the second follows the first.
+
+    Reference: Devlin et al. (2019), arXiv:1810.04805, section 3.1, tasks 1 and 2.
+    """
+
+    def __init__(self, config: GenaiBertConfig):
+        super().__init__(config, pooled=True)
+        self.classifier = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        next_sentence_label: torch.LongTensor | None = None,
+        skip_logits: bool | None = None,
+        label_smoothing: float = 0.0,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> GenaiBertForPreTrainingOutput:
+        """Predict masked tokens, and the relation of the sentences that token_type_ids 0 and 1 tell apart.
+
+        Args:
+            labels: (B, T), as `GenaiBertForMaskedLM` has them, skip_logits too.
+            next_sentence_label: (B,), 0 where the second sentence follows the first, 1 where it does not.
+        """
+        items = {"num_items_in_batch": kwargs.pop("num_items_in_batch", None)}
+        outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
+        masked_loss, prediction_logits = self.predict_masked(
+            outputs.last_hidden_state, labels, skip_logits, label_smoothing=label_smoothing, **items
+        )
+        relation = self.classifier(outputs.pooler_output)
+        losses = [masked_loss, None if next_sentence_label is None else choice_loss(relation, next_sentence_label)]
+        losses = [loss for loss in losses if loss is not None]
+        loss = torch.stack(losses).sum() if losses else None
+        return GenaiBertForPreTrainingOutput(
+            *(loss, prediction_logits, relation), outputs.hidden_states, outputs.attentions
+        )
 
 
 class GenaiBertClassifier(GenaiBertPreTrainedModel):
@@ -209,6 +228,8 @@ class GenaiBertClassifier(GenaiBertPreTrainedModel):
 
     def __init__(self, config: GenaiBertConfig, num_outputs: int, pooled: bool):
         super().__init__(config)
+        if pooled:
+            self.refuse_causal()
         self.num_labels = config.num_labels
         self.model = GenaiBertModel(config, add_pooling_layer=pooled)
         self.dropout = nn.Dropout(config.head_dropout_prob)
@@ -292,6 +313,7 @@ class GenaiBertForQuestionAnswering(GenaiBertPreTrainedModel):
     ) -> QuestionAnsweringModelOutput:
         """Return start_logits and end_logits (B, T); start_positions and end_positions are (B,)."""
         kwargs.pop("num_items_in_batch", None)
+        kwargs["unpad"] = False  # padding has a share in the loss
         outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
         start, end = self.qa_outputs(outputs.last_hidden_state).unbind(-1)  # (B, T) each
         loss = None
@@ -323,16 +345,42 @@ class GenaiBertForMultipleChoice(GenaiBertClassifier):
         texts = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         outputs = self.model(*(None if x is None else x.flatten(0, 1) for x in texts), **kwargs)  # (B * C, ...)
         logits = self.classifier(self.dropout(outputs.pooler_output)).view(-1, choices)
-        loss = None
-        if labels is not None:
-            check_classes(labels, choices)
-            loss = nn.functional.cross_entropy(logits.float(), labels)
+        loss = None if labels is None else choice_loss(logits, labels)
         return MultipleChoiceModelOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
 
+class GenaiBertForNextSentencePrediction(GenaiBertClassifier):
+    """Whether the second of two sentences follows the first (Devlin et al. 2019, section 3.1, task 2)."""
+
+    def __init__(self, config: GenaiBertConfig):
+        super().__init__(config, 2, pooled=True)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> NextSentencePredictorOutput:
+        """Return logits (B, 2); labels (B,) are 0 where the second sentence follows the first, 1 where it does not."""
+        kwargs.pop("num_items_in_batch", None)
+        outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
+        logits = self.classifier(outputs.pooler_output)
+        loss = None if labels is None else choice_loss(logits, labels)
+        return NextSentencePredictorOutput(loss, logits, outputs.hidden_states, outputs.attentions)
+
+
 __all__ = [
+    "GenaiBertForCausalLM",
     "GenaiBertForMaskedLM",
     "GenaiBertForMultipleChoice",
+    "GenaiBertForNextSentencePrediction",
+    "GenaiBertForPreTraining",
+    "GenaiBertForPreTrainingOutput",
     "GenaiBertForQuestionAnswering",
     "GenaiBertForSequenceClassification",
     "GenaiBertForTokenClassification",

@@ -25,7 +25,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_gpt import GenaiGPTConfig
-from .heads import LanguageModelHead, check_classes, check_labels, classification_loss, shift_labels_left, span_loss
+from .heads import LanguageModelHead, check_classes, classification_loss, next_labels, span_loss
 from .matmul import Linear
 from .transformer_stack import GenaiTransformerPreTrainedModel, TransformerStack
 
@@ -128,9 +128,7 @@ class GenaiGPTForCausalLM(LanguageModelHead, GenaiGPTPreTrainedModel, Generation
                 yes.
             label_smoothing: share of the probability that the target spreads over the vocabulary.
         """
-        if labels is not None and shift_labels is None:
-            check_labels(labels, self.config.vocab_size)
-            shift_labels = shift_labels_left(labels)
+        shift_labels = next_labels(labels, shift_labels, self.config.vocab_size)
         items = {"num_items_in_batch": kwargs.pop("num_items_in_batch", None)}
         outputs = self.model(
             *(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds),
@@ -250,6 +248,7 @@ class GenaiGPTForQuestionAnswering(GenaiGPTPreTrainedModel):
     ) -> QuestionAnsweringModelOutput:
         """Return start_logits and end_logits (B, T); start_positions and end_positions are (B,)."""
         kwargs.pop("num_items_in_batch", None)
+        kwargs["unpad"] = False  # padding has a share in the loss
         outputs = self.model(
             input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, **{"use_cache": False, **kwargs}
         )

@@ -1,4 +1,4 @@
-"""transformers' encoder-decoders made of two models, with our GPT for a decoder: text, pictures and speech to text."""
+"""transformers' encoder-decoders of two models, with our GPT or BERT for a decoder: text, pictures, speech to text."""
 
 import pytest
 import tiny_transformer as tiny
@@ -16,11 +16,17 @@ SPEECH = {
     **{"hidden_dropout": 0.0, "attention_dropout": 0.0, "feat_proj_dropout": 0.0, "layerdrop": 0.0},
     **{"do_stable_layer_norm": True, "feat_extract_norm": "layer"},
 }
+GPT = (hf_genai.GenaiGPTConfig, hf_genai.GenaiGPTForCausalLM)
+BERT = (hf_genai.GenaiBertConfig, hf_genai.GenaiBertForCausalLM)
 DECODERS = {
-    "modern": tiny.GPTS["modern"],
-    "classic": tiny.GPTS["classic"],
-    "additive, sinusoidal, post-norm": tiny.GPTS["additive, sinusoidal, post-norm"],
+    "modern": (*GPT, tiny.GPTS["modern"]),
+    "classic": (*GPT, tiny.GPTS["classic"]),
+    "additive, sinusoidal, post-norm": (*GPT, tiny.GPTS["additive, sinusoidal, post-norm"]),
+    "modern BERT": (*BERT, {**tiny.BERTS["modern"], "is_decoder": True}),
+    "classic BERT": (*BERT, {**tiny.BERTS["classic"], "is_decoder": True}),
 }
+COMPOSITES = [("text", layout) for layout in DECODERS]
+COMPOSITES += [(kind, layout) for kind in ("picture", "speech") for layout in list(DECODERS)[:3]]
 
 
 def encoder_and_inputs(kind: str):
@@ -41,8 +47,8 @@ def encoder_and_inputs(kind: str):
 def composite(kind: str, layout: str = "modern"):
     torch.manual_seed(0)
     model_class, encoder, inputs = encoder_and_inputs(kind)
-    choices = {**tiny.SIZES, **DECODERS[layout], "add_cross_attention": True}
-    decoder = hf_genai.GenaiGPTForCausalLM(hf_genai.GenaiGPTConfig(**choices))
+    config_class, decoder_class, choices = DECODERS[layout]
+    decoder = decoder_class(config_class(**{**tiny.SIZES, **choices, "add_cross_attention": True}))
     model = model_class(encoder=encoder, decoder=decoder)
     model.config.decoder_start_token_id, model.config.pad_token_id, model.config.eos_token_id = 1, 0, 2
     model.generation_config.update(decoder_start_token_id=1, pad_token_id=0, eos_token_id=2, bos_token_id=1)
@@ -54,8 +60,7 @@ def composite(kind: str, layout: str = "modern"):
     return model.eval(), inputs
 
 
-@pytest.mark.parametrize("kind", ["text", "picture", "speech"])
-@pytest.mark.parametrize("layout", DECODERS)
+@pytest.mark.parametrize(("kind", "layout"), COMPOSITES)
 def test_a_composite_learns_writes_with_and_without_a_cache_and_reopens(kind, layout, tmp_path):
     model, inputs = composite(kind, layout)
     options = {"max_new_tokens": 6, "do_sample": False, "no_repeat_ngram_size": 1}
@@ -76,7 +81,7 @@ def test_a_composite_learns_writes_with_and_without_a_cache_and_reopens(kind, la
 
     model.save_pretrained(tmp_path)
     again = type(model).from_pretrained(tmp_path)
-    assert type(again.decoder) is hf_genai.GenaiGPTForCausalLM
+    assert type(again.decoder) is type(model.decoder)
     with torch.no_grad():
         torch.testing.assert_close(again(**inputs, decoder_input_ids=shifted).logits, given.logits)
     assert torch.equal(again.generate(**inputs, **options), model.generate(**inputs, **options))
@@ -104,10 +109,11 @@ def test_padding_of_the_source_is_not_seen_by_the_decoder():
     assert torch.equal(before, after)
 
 
-def test_it_is_built_from_saved_parts(tmp_path):
+@pytest.mark.parametrize("decoder", [hf_genai.GenaiGPTForCausalLM, hf_genai.GenaiBertForMaskedLM])
+def test_it_is_built_from_saved_parts(decoder, tmp_path):
     encoder = encoder_and_inputs("text")[1]
     encoder.save_pretrained(tmp_path / "encoder")
-    hf_genai.GenaiGPTForCausalLM(hf_genai.GenaiGPTConfig(**tiny.SIZES)).save_pretrained(tmp_path / "decoder")
+    decoder(decoder.config_class(**tiny.SIZES)).save_pretrained(tmp_path / "decoder")
     model = transformers.EncoderDecoderModel.from_encoder_decoder_pretrained(
         str(tmp_path / "encoder"), str(tmp_path / "decoder")
     )

@@ -5,6 +5,7 @@ import math
 import pytest
 import tiny_transformer as tiny
 import torch
+import transformers
 from huggingface_hub.errors import StrictDataclassError
 from tiny_rnn import loud, ragged
 
@@ -323,3 +324,61 @@ def test_a_wide_new_model_guesses_as_a_narrow_one_does(family, layout):
     ids = torch.randint(3, 8192, (2, 32))
     with torch.no_grad():
         assert model(input_ids=ids, labels=ids).loss.item() == pytest.approx(math.log(8192), rel=0.02)
+
+
+@pytest.mark.parametrize("variant", ["classic", "roberta, no token types"])
+def test_a_causal_bert_writes_from_the_positions_that_its_forward_pass_counts(variant):
+    """RoBERTa's begin at an offset, which generate() knows nothing of."""
+    model, batch = make("bert", variant, hf_genai.GenaiBertForCausalLM), text("left")
+    made = model.generate(
+        **batch, max_new_tokens=5, eos_token_id=None, output_logits=True, return_dict_in_generate=True
+    )
+    mask = torch.cat([batch["attention_mask"], torch.ones(3, 5, dtype=torch.long)], 1)
+    whole = {"input_ids": made.sequences, "attention_mask": mask}
+    at_once = numbers(model, **whole)[:, -6:-1]
+    torch.testing.assert_close(torch.stack(made.logits, 1), at_once, atol=1e-4, rtol=1e-4)
+    moved = mask.cumsum(1).clamp(min=1)
+    assert not torch.allclose(
+        numbers(model, **whole, position_ids=moved - 1), numbers(model, **whole, position_ids=moved)
+    )
+
+
+def test_a_bert_that_reads_in_both_directions_refuses_what_only_a_decoder_has():
+    config = hf_genai.GenaiBertConfig(**tiny.SIZES, **tiny.LAYERS, is_decoder=True)
+    for name in ("MaskedLM", "PreTraining", "NextSentencePrediction", "SequenceClassification", "MultipleChoice"):
+        with pytest.raises(ValueError, match=f"is_decoder must be False: a GenaiBertFor{name} reads"):
+            getattr(hf_genai, f"GenaiBertFor{name}")(config)
+    with pytest.raises(StrictDataclassError, match="add_cross_attention=True needs is_decoder=True"):
+        hf_genai.GenaiBertConfig(add_cross_attention=True)
+    model, ids = make("bert"), text()["input_ids"]
+    with pytest.raises(ValueError, match="past_key_values needs a causal model"):
+        model.model(ids, past_key_values=transformers.DynamicCache())
+    with pytest.raises(ValueError, match="encoder_hidden_states needs"):
+        model.model(ids, encoder_hidden_states=torch.zeros(3, 4, tiny.SIZES["hidden_size"]))
+
+
+def test_a_causal_bert_leaves_the_configuration_that_it_was_given_as_it_was():
+    config = hf_genai.GenaiBertConfig(**tiny.SIZES, **tiny.LAYERS)
+    model = hf_genai.GenaiBertForCausalLM(config)
+    assert model.config.is_decoder and model.model.is_causal and not config.is_decoder
+
+
+def test_the_loss_of_pretraining_is_the_sum_of_what_the_two_labels_give():
+    model, batch = make("bert", model_class=hf_genai.GenaiBertForPreTraining), text("right")
+    batch["token_type_ids"] = torch.tensor([[0, 0, 1, 1, 1, 1]] * 3)
+    labels, follows = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100), torch.tensor([0, 1, 1])
+    with torch.no_grad():
+        both = model(**batch, labels=labels, next_sentence_label=follows)
+        words, sentences = model(**batch, labels=labels), model(**batch, next_sentence_label=follows)
+    expected = torch.nn.functional.cross_entropy(both.prediction_logits.flatten(0, 1), labels.flatten())
+    torch.testing.assert_close(words.loss, expected)
+    torch.testing.assert_close(
+        sentences.loss, torch.nn.functional.cross_entropy(both.seq_relationship_logits, follows)
+    )
+    torch.testing.assert_close(both.loss, words.loss + sentences.loss)
+    with pytest.raises(ValueError, match="labels must be from 0 to 1"):
+        model(**batch, next_sentence_label=torch.tensor([0, 2, 1]))
+    model.train()
+    trained = model(**batch, labels=labels, next_sentence_label=follows)
+    assert trained.prediction_logits is None
+    torch.testing.assert_close(trained.loss, both.loss)
