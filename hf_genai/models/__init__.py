@@ -8,6 +8,7 @@ Shared, from small to large:
     attention.py              scores (dot, scaled dot, additive), and `attend`: what every attention here is made of;
                               multi-head attention
     positions.py              sinusoidal, rotary and relative positions
+    varlen_attention.py       texts without padding between them, and attention within each
     blocks.py                 norm, feed-forward, and the Transformer layer
     transformer_stack.py      embeddings, masks, layers: BERT, GPT and both halves of T5 are such stacks
     configuration_transformer.py    the fields that their configurations share

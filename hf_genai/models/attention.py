@@ -18,6 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from .matmul import Linear, project
 from .positions import rotate
 from .transformer_kernels import train_attention
+from .varlen_attention import attend_by_text
 
 
 class DotScore(nn.Module):
@@ -141,21 +142,44 @@ class MultiHeadAttention(nn.Module):
         """(B, T, H * E) -> (B, H, T, E)."""
         return projected.view(*projected.shape[:-1], -1, self.head_dim).transpose(1, 2)
 
-    def attend(
+    def weigh(
         self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
     ) -> tuple[Tensor, Tensor | None]:
-        """Return (B, T, D) and, of the eager implementation, the weights (B, H, T, S)."""
+        """Return the context (B, T, H, E) and, of the eager implementation, the weights (B, H, T, S)."""
         attention, dropout = eager_attention, self.dropout if self.training else 0.0
         if self.config.attention_type != "additive":
             attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
-        context = weights = None
         if self.config._attn_implementation == "sdpa" and kwargs.get("position_bias") is None:
             causal = kwargs.get("is_causal", self.is_causal)
             context = train_attention(query, key, value, attention_mask, causal, self.scaling, dropout)
-        if context is None:
-            context, weights = attention(
-                *(self, query, key, value, attention_mask), dropout=dropout, scaling=self.scaling, **kwargs
-            )
+            if context is not None:
+                return context, None
+        return attention(*(self, query, key, value, attention_mask), dropout=dropout, scaling=self.scaling, **kwargs)
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        text_lengths: tuple[list[int], list[int]] | None = None,
+        **kwargs,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return (B, T, D) and, of the eager implementation, the weights (B, H, T, S).
+
+        Args:
+            text_lengths: B is 1, and query and key are texts of these lengths, end to end; the mask is for the
+                longest ones.
+        """
+        if text_lengths is None:
+            context, weights = self.weigh(query, key, value, attention_mask, **kwargs)
+        else:
+
+            def within(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+                mask = None if attention_mask is None else attention_mask[..., : query.shape[2], : key.shape[2]]
+                return self.weigh(query, key, value, mask, **kwargs)[0]
+
+            context, weights = attend_by_text(within, query, key, value, *text_lengths), None
         return self.o_proj(context.reshape(*context.shape[:2], -1)), weights
 
 
@@ -168,6 +192,7 @@ class SelfAttention(MultiHeadAttention):
         attention_mask: Tensor | None = None,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         past_key_values: Cache | None = None,
+        texts: tuple[list[int], list[int]] | None = None,
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
         """Return (B, T, D), and the weights (B, H, T, S) where the implementation has them.
@@ -177,6 +202,7 @@ class SelfAttention(MultiHeadAttention):
             attention_mask: as the implementation wants it, made by transformers' masking_utils.
             position_embeddings: cosines and sines (B, T, E), to turn queries and keys by.
             past_key_values: keys and values of earlier tokens; takes up the new ones.
+            texts: B is 1, and the row is texts of these lengths, end to end; second, those of their sources.
         """
         projected = project(hidden_states, self.q_proj, self.k_proj, self.v_proj)
         query, key, value = (self.heads(x) for x in projected)  # (B, H, T, E)
@@ -185,7 +211,8 @@ class SelfAttention(MultiHeadAttention):
         if past_key_values is not None:
             cache = getattr(past_key_values, "self_attention_cache", past_key_values)
             key, value = cache.update(key, value, self.layer_idx)  # (B, H, S, E)
-        return self.attend(query, key, value, attention_mask, **kwargs)
+        lengths = None if texts is None else (texts[0], texts[0])
+        return self.attend(query, key, value, attention_mask, lengths, **kwargs)
 
 
 class CrossAttention(MultiHeadAttention):
@@ -197,6 +224,7 @@ class CrossAttention(MultiHeadAttention):
         source: Tensor,
         attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
+        texts: tuple[list[int], list[int]] | None = None,
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
         """As `SelfAttention`, with keys and values from source (B, S, D): with a cache, projected only once."""
@@ -210,4 +238,4 @@ class CrossAttention(MultiHeadAttention):
             if caches:
                 key, value = past_key_values.cross_attention_cache.update(key, value, self.layer_idx)
                 past_key_values.is_updated[self.layer_idx] = True
-        return self.attend(query, key, value, attention_mask, **kwargs)
+        return self.attend(query, key, value, attention_mask, texts, **kwargs)

@@ -313,8 +313,10 @@ class GenaiBertForQuestionAnswering(GenaiBertPreTrainedModel):
     ) -> QuestionAnsweringModelOutput:
         """Return start_logits and end_logits (B, T); start_positions and end_positions are (B,)."""
         kwargs.pop("num_items_in_batch", None)
-        kwargs["unpad"] = False  # padding has a share in the loss
-        outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
+        # padding has a share in the loss, so it goes through the layers, too
+        outputs = self.model(
+            *(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds), unpad=False, **kwargs
+        )
         start, end = self.qa_outputs(outputs.last_hidden_state).unbind(-1)  # (B, T) each
         loss = None
         if start_positions is not None and end_positions is not None:

@@ -175,7 +175,9 @@ class GenaiGPTForSequenceClassification(GenaiGPTPreTrainedModel):
         Without an attention_mask, tokens that are `config.pad_token_id` are taken for padding.
         """
         outputs = self.model(
-            *(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds), use_cache=use_cache, **kwargs
+            *(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds),
+            use_cache=use_cache if labels is None else False,
+            **kwargs,
         )
         hidden = outputs.last_hidden_state
         if attention_mask is None and input_ids is not None and self.config.pad_token_id is not None:
@@ -248,9 +250,12 @@ class GenaiGPTForQuestionAnswering(GenaiGPTPreTrainedModel):
     ) -> QuestionAnsweringModelOutput:
         """Return start_logits and end_logits (B, T); start_positions and end_positions are (B,)."""
         kwargs.pop("num_items_in_batch", None)
-        kwargs["unpad"] = False  # padding has a share in the loss
+        # padding has a share in the loss, so it goes through the layers, too
         outputs = self.model(
-            input_ids, attention_mask, position_ids, inputs_embeds=inputs_embeds, **{"use_cache": False, **kwargs}
+            *(input_ids, attention_mask, position_ids),
+            inputs_embeds=inputs_embeds,
+            unpad=False,
+            **{"use_cache": False, **kwargs},
         )
         start, end = self.qa_outputs(outputs.last_hidden_state).unbind(-1)  # (B, T) each
         loss = None

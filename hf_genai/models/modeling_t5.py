@@ -217,6 +217,10 @@ class GenaiT5ForConditionalGeneration(LanguageModelHead, GenaiT5PreTrainedModel,
             check_labels(labels, self.config.vocab_size)
             if decoder_input_ids is None and decoder_inputs_embeds is None:
                 decoder_input_ids = self.shift_right(labels)
+                if decoder_attention_mask is None and (self.training if skip_logits is None else skip_logits):
+                    # nothing is read off the places behind the last label: they are padding
+                    decoder_attention_mask = (labels != -100).flip(1).long().cumsum(1).flip(1).clamp(max=1)
+                    decoder_attention_mask[:, 0] = 1
             use_cache = False if self.training else use_cache
         items = {"num_items_in_batch": kwargs.pop("num_items_in_batch", None)}
         outputs = self.model(
@@ -363,10 +367,12 @@ class GenaiT5ForQuestionAnswering(GenaiT5PreTrainedModel):
     ) -> Seq2SeqQuestionAnsweringModelOutput:
         """Return start_logits and end_logits (B, T); start_positions and end_positions are (B,)."""
         kwargs.pop("num_items_in_batch", None)
+        # padding has a share in the loss, so it goes through the layers, too
         outputs = self.model(
             *(input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, None),
             *(inputs_embeds, decoder_inputs_embeds),
             use_cache=False if start_positions is not None else use_cache,
+            unpad=False,
             **kwargs,
         )
         start, end = self.qa_outputs(outputs.last_hidden_state).unbind(-1)  # (B, T) each

@@ -20,10 +20,12 @@ from transformers.utils.output_capturing import OutputRecorder
 from .attention import CrossAttention, SelfAttention
 from .base import GenaiPreTrainedModel
 from .blocks import TransformerLayer, make_norm
+from .fast_path import fast_path_allowed
 from .positions import RelativePositionBias, RotaryEmbedding, positions_from_mask, sinusoidal_positions
 from .seq2seq import check_ids, check_mask
 from .token_step import cached_step
 from .transformer_kernels import Dropout
+from .varlen_attention import Texts, is_watched, lay_out, number_by_mask, number_by_position
 
 
 class GenaiTransformerPreTrainedModel(GenaiPreTrainedModel):
@@ -232,6 +234,52 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
             return torch.where(mask, bias, torch.finfo(bias.dtype).min), None
         return mask + bias, None
 
+    def find_texts(
+        self,
+        hidden: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        **kwargs,
+    ) -> list[Texts] | None:
+        """Return how the texts of the rows, and of their sources, lie end to end; None where the rows go as they are.
+
+        That is: without padding and packing, where anything but these layers looks at what they make of a row, and on
+        devices where one call for each length of text would cost more than padding.
+        """
+        if self.config._attn_implementation != "sdpa" or hidden.device.type != "cpu":
+            return None
+        if not fast_path_allowed(hidden, any_dtype=True) or self.watched(**kwargs):
+            return None
+        masks, rows = [attention_mask], [hidden]
+        if encoder_hidden_states is not None:
+            masks, rows = [*masks, encoder_attention_mask], [*rows, encoder_hidden_states]
+        if all(mask is None for mask in masks):
+            if position_ids is None or len(rows) == 2:
+                return None
+            numbers, several = number_by_position(position_ids.expand(len(hidden), -1))
+            return lay_out(numbers) if several else None
+        real = []
+        for mask, row in zip(masks, rows, strict=True):
+            if mask is not None and mask.shape != row.shape[:2]:
+                return None
+            real.append(row.new_ones(row.shape[:2], dtype=torch.bool) if mask is None else mask.bool())
+        if all(mask.all() for mask in real):
+            return None
+        if self.is_causal and (~real[0][:, :-1] & real[0][:, 1:]).any():
+            return None  # the last padding before a text predicts its first token
+        if self.relative_bias is not None and any((mask.diff(dim=1).sum(1) > 1).any() for mask in real):
+            return None  # distances are counted over what lies between
+        return lay_out(*map(number_by_mask, real))
+
+    def watched(self, **kwargs) -> bool:
+        """Whether somebody wants to see what the layers give, row by row."""
+        wanted = ("output_hidden_states", "output_attentions")
+        if any(kwargs.get(name, getattr(self.config, name, False)) for name in wanted):
+            return True
+        return any(map(is_watched, self.layers.modules()))
+
     def run(
         self,
         hidden: Tensor,
@@ -242,14 +290,29 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
         encoder_attention_mask: Tensor | None = None,
         **kwargs,
     ) -> Tensor:
-        """Run the layers over embedded tokens (B, T, D) -> (B, T, D)."""
+        """Run the layers over embedded tokens (B, T, D) -> (B, T, D).
+
+        Where it pays, padding is left out, and gives 0. A head that reads it, too, has `unpad=False` among the kwargs.
+        """
         with_source = encoder_hidden_states is not None
         step = None if kwargs else cached_step(self.layers, self.config, hidden, past_key_values, with_source)
+        texts, unpad = None, kwargs.pop("unpad", True)
+        if step is None and past_key_values is None and unpad:
+            given = (attention_mask, position_ids, encoder_hidden_states, encoder_attention_mask)
+            texts = self.find_texts(hidden, *given, **kwargs)
         if step is not None and attention_mask is None and self.relative_bias is None:
             mask = bias = None  # one new token a row sees all before it
+        elif texts is not None:
+            longest = hidden.new_empty(1, max(texts[0].lengths), 1)
+            mask, bias = self.masks(longest, None, None, None)
+            hidden = texts[0].flatten(hidden)
+            position_ids = None if position_ids is None else texts[0].flatten(position_ids)
+            kwargs["texts"] = texts[0].lengths, texts[-1].lengths
         else:
             mask, bias = self.masks(hidden, attention_mask, position_ids, past_key_values)
-        if encoder_hidden_states is not None:
+        if encoder_hidden_states is not None and texts is not None:
+            encoder_hidden_states, encoder_attention_mask = texts[1].flatten(encoder_hidden_states), None
+        elif encoder_hidden_states is not None:
             encoder_attention_mask = create_bidirectional_mask(
                 config=self.config,
                 inputs_embeds=hidden,
@@ -273,7 +336,8 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
                 past_key_values=past_key_values,
                 **kwargs,
             )
-        return hidden if self.norm is None else self.norm(hidden)
+        hidden = hidden if self.norm is None else self.norm(hidden)
+        return hidden if texts is None else texts[0].restore(hidden)
 
 
 def cache_is_empty(cache: Cache) -> bool:

@@ -1,0 +1,128 @@
+"""Texts of different lengths laid end to end, without padding between them, and attention within each.
+
+All that a layer does outside the attention, it does token by token: padding is dropped before the first layer and put
+back after the last one (Zeng et al. 2022, arXiv:2208.08124, section 3). The attention goes text by text, those of one
+length together, so that no mask is needed.
+
+Shapes: B batch, T length of the rows, N tokens of all texts, H heads, E head size.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+# Hooks of these do not care about the shape of what passes.
+HARMLESS_HOOKS = ("transformers.utils.output_capturing", "torch.distributed.")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Where the tokens of rows (B, T) stand when texts lie end to end, those of one length side by side.
+
+    Attributes:
+        places: (N,), the place in B * T of each token.
+        lengths: tokens of each text, in the order of `places`.
+    """
+
+    rows: tuple[int, int]
+    places: Tensor
+    lengths: list[int]
+
+    def flatten(self, x: Tensor) -> Tensor:
+        """(B or 1, T, ...) -> (1, N, ...), padding left out."""
+        return x.expand(*self.rows, *x.shape[2:]).flatten(0, 1).index_select(0, self.places).unsqueeze(0)
+
+    def restore(self, x: Tensor) -> Tensor:
+        """(1, N, ...) -> (B, T, ...), with 0 where there is padding."""
+        flat = x.new_zeros(self.rows[0] * self.rows[1], *x.shape[2:])
+        return flat.index_copy(0, self.places, x[0]).view(*self.rows, *x.shape[2:])
+
+
+def number_by_mask(real: Tensor) -> Tensor:
+    """Number the text of each token of padded rows (B, T): its row, and -1 where `real` is False."""
+    rows = torch.arange(len(real), device=real.device).unsqueeze(1)
+    return torch.where(real, rows, -1)
+
+
+def number_by_position(position_ids: Tensor, room: int | None = None) -> tuple[Tensor, bool]:
+    """Number the text of each token of packed rows (B, T), and say whether any row holds several.
+
+    A text begins wherever a position does not follow the one before it.
+
+    Args:
+        room: numbers of a row, T at least. None: T.
+    """
+    starts = position_ids.diff(dim=1) != 1
+    within = nn.functional.pad(starts.long().cumsum(1), (1, 0))
+    rows = torch.arange(len(within), device=within.device).unsqueeze(1)
+    return within + rows * (room or within.shape[1]), bool(starts.any())
+
+
+def lay_out(*numbers: Tensor) -> list[Texts]:
+    """Return how rows, whose tokens have the number of their text or -1, lie end to end.
+
+    Several ones (target and source) number the same texts, and get them in the same order.
+    """
+    size = max(int(number.max()) for number in numbers) + 1
+    counts = [torch.bincount(number[number >= 0], minlength=size).tolist() for number in numbers]
+    used = (text for text in range(size) if any(count[text] for count in counts))
+    order = sorted(used, key=lambda text: [count[text] for count in counts])
+    rank = torch.full((size + 1,), size)  # padding, number -1, goes last
+    rank[torch.tensor(order)] = torch.arange(len(order))
+    found = []
+    for number, count in zip(numbers, counts, strict=True):
+        places = rank.to(number.device)[number.flatten()].argsort(stable=True)[: sum(count)]
+        found.append(Texts((number.shape[0], number.shape[1]), places, [count[text] for text in order]))
+    return found
+
+
+def attend_by_text(
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: list[int],
+    key_lengths: list[int],
+) -> Tensor:
+    """Attend within each text, those of one length at once.
+
+    Args:
+        attend: what gives (B, T, H, E) of query (B, H, T, E), key and value (B, H, S, E).
+        query: (1, H, N, E) of texts end to end, as key and value.
+        lengths: tokens of each text in query.
+        key_lengths: tokens of the same texts in key and value.
+
+    Returns:
+        (1, N, H, E).
+    """
+    groups = grouped(lengths, key_lengths)
+    sizes = [length * count for _, length, count in groups]
+    parts = query.split([length * count for length, _, count in groups], 2), key.split(sizes, 2), value.split(sizes, 2)
+    contexts = []
+    for (length, key_length, count), *vectors in zip(groups, *parts, strict=True):
+        if not key_length:
+            contexts.append(query.new_zeros(length * count, query.shape[1], value.shape[3]))
+        elif length:
+            contexts.append(attend(*(stacked(x, count) for x in vectors)).flatten(0, 1))
+    return torch.cat(contexts).unsqueeze(0)
+
+
+def grouped(lengths: list[int], key_lengths: list[int]) -> list[tuple[int, int, int]]:
+    """Return (length, key length, how many) of the texts that stand side by side and are alike."""
+    pairs = zip(lengths, key_lengths, strict=True)
+    return [(*pair, len(list(same))) for pair, same in itertools.groupby(pairs)]
+
+
+def stacked(x: Tensor, count: int) -> Tensor:
+    """(1, H, count * T, E) -> (count, H, T, E)."""
+    return x.view(x.shape[1], count, -1, x.shape[3]).transpose(0, 1)
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether somebody's hook sees what this module is given and gives."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    own = itertools.chain.from_iterable(found.values() for found in hooks)
+    return any(not getattr(hook, "__module__", "").startswith(HARMLESS_HOOKS) for hook in own)
