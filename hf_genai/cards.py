@@ -22,6 +22,7 @@ class CardData:
         model_type: As in config.json.
         parameters: Number of trained numbers, shared ones counted once. None: counted by `save_for_hub`.
         license: Licence of the weights by its Hub name ("apache-2.0").
+        base_model: Name on the Hub of the model that was trained further.
         languages: Language codes, source first.
         repo_id: The model's name on the Hub, if it is known; else the folder's name, which `push` replaces.
         usage: Code in which MODEL_ID stands for the model (see `usage_snippet`).
@@ -46,6 +47,7 @@ class CardData:
     model_type: str
     parameters: int | None = None
     license: str | None = None
+    base_model: str | None = None
     languages: Sequence[str] = ()
     pipeline_tag: str = "translation"
     tags: Sequence[str] = ()
@@ -150,6 +152,7 @@ def _metadata(card: CardData) -> Any:
         language=list(dict.fromkeys(re.split("[-_]", code)[0].lower() for code in card.languages)) or None,
         license=card.license and card.license.lower(),
         library_name="transformers",
+        base_model=card.base_model,
         pipeline_tag=card.pipeline_tag,
         tags=["hf_genai", card.model_type, *card.tags],
         datasets=card.dataset_id,

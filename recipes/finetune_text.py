@@ -25,7 +25,14 @@ from hf_genai.data import train_tokenizer
 from hf_genai.hub import push, save_for_hub
 from hf_genai.training.card import save_unscored
 from hf_genai.training.checkpoints import checkpoint_to_resume, prepare_output_dir
-from hf_genai.training.finetuning import card_of_finetuning, load_rows, parse_finetune_arguments, texts_of
+from hf_genai.training.finetuning import (
+    card_of_finetuning,
+    check_fit,
+    load_rows,
+    parse_finetune_arguments,
+    texts_of,
+    tokenize_splits,
+)
 from hf_genai.training.finetuning_tasks import TASKS
 from hf_genai.training.launch import check_launch
 from hf_genai.training.model_config import build_config
@@ -37,7 +44,10 @@ def make_tokenizer(arguments, texts):
     """Return the tokenizer that is named, the model's, or one trained on the texts."""
     name = arguments.model.tokenizer_name_or_path or arguments.model.model_name_or_path
     if name:
-        return AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        if tokenizer.pad_token is None:  # GPT-2's and Llama's; padding is never predicted and never seen
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
     tokenizer = train_tokenizer(texts_of(texts), vocab_size=arguments.model.vocab_size)
     tokenizer.model_max_length = arguments.data.max_length
     return tokenizer
@@ -50,10 +60,8 @@ def make_model(arguments, task, tokenizer, decided):
     if name is None:
         config = build_config(arguments, tokenizer, tokenizer)
         return auto.from_config(type(config).from_dict({**config.to_dict(), **decided}))
-    config = transformers.AutoConfig.from_pretrained(name)
-    if not config.model_type.startswith("genai"):
-        return hf_genai.from_transformers(auto.from_pretrained(name, **decided))
-    return auto.from_pretrained(name, **decided)
+    model = auto.from_pretrained(name, pad_token_id=tokenizer.pad_token_id, **decided)
+    return model if model.config.model_type.startswith("genai") else hf_genai.from_transformers(model)
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -75,11 +83,11 @@ def main(argv: list[str] | None = None) -> dict:
     tokenizer = make_tokenizer(arguments, texts.train)
     task = TASKS[data.task](arguments, tokenizer)
     model = make_model(arguments, task, tokenizer, task.config(texts.train))
-    if max(tokenizer.get_vocab().values()) >= model.config.vocab_size:
-        raise ValueError(f"the tokenizer has more tokens than the model's vocab_size ({model.config.vocab_size})")
-    rows = {split: task.tokenize(getattr(texts, split)) for split in ("train", "validation", "test")}
+    check_fit(model, tokenizer, data)
+    rows = tokenize_splits(task, texts)
 
     publish, training.push_to_hub = training.push_to_hub, False  # once, at the end, and not every checkpoint
+    training.label_names = list(task.label_names)
     stop = StopOnSignal()
     trainer = Trainer(
         model=model,
@@ -114,7 +122,7 @@ def main(argv: list[str] | None = None) -> dict:
         "total_seconds": round(time.perf_counter() - started, 1),
     }
     write_json(f"{folder}/results.json", results)
-    card = card_of_finetuning(arguments, results, texts)
+    card = card_of_finetuning(arguments, results, texts, task)
     save_for_hub(folder, model, tokenizer, card, attachments=[f"{folder}/results.json"], overwrite=True)
     if publish:
         push(folder, training.hub_model_id, private=bool(training.hub_private_repo), token=training.hub_token)

@@ -1,6 +1,7 @@
 """Dialogue: a causal model learns the assistant's turns, and nothing of the user's."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset
@@ -22,6 +23,22 @@ CHAT_TEMPLATE = (
 )
 
 
+def as_messages(turns: Sequence[Any]) -> list[dict[str, str]]:
+    """Return a dialogue as messages: as it is, or made of texts that user and assistant say in turn.
+
+    ["Hi", "Hello"] becomes [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}].
+
+    Raises:
+        ValueError: a turn that is neither a text nor a role with its content.
+    """
+    if all(isinstance(turn, str) for turn in turns):
+        return [{"role": ("user", "assistant")[place % 2], "content": turn} for place, turn in enumerate(turns)]
+    for turn in turns:
+        if not isinstance(turn, dict) or not all(isinstance(turn.get(name), str) for name in ("role", "content")):
+            raise ValueError(f"a turn must be a text, or a mapping with role and content, not {turn!r:.80}")
+    return list(turns)
+
+
 def tokenize_dialogues(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
 ) -> tuple[Dataset, Counter]:
@@ -38,7 +55,7 @@ def tokenize_dialogues(
     and labels on `Hello</s>` alone.
 
     Args:
-        dataset: with a column `messages`: lists of {"role": ..., "content": ...}.
+        dataset: with a column `messages`: lists of {"role": ..., "content": ...}, or of what `as_messages` takes.
         tokenizer: whose template, if it has one, must mark the assistant's text by `{% generation %}`.
         max_length: in ids. Longer dialogues lose their oldest turns, after a system message, two at a time: the
             question and its answer.
@@ -48,7 +65,7 @@ def tokenize_dialogues(
         that fits.
 
     Raises:
-        ValueError: no column `messages`, a turn of an unknown role, or a template that marks nothing.
+        ValueError: no column `messages`, a turn that is none or of an unknown role, or a template that marks nothing.
     """
     if "messages" not in dataset.column_names:
         raise ValueError(f"dataset must have a column messages; it has {', '.join(dataset.column_names) or 'none'}")
@@ -62,7 +79,7 @@ def tokenize_dialogues(
     report: Counter = Counter()
     rows: dict[str, list] = {"input_ids": [], "labels": []}
     for messages in dataset["messages"]:
-        row = _tokenize(list(messages), tokenizer, max_length, report)
+        row = _tokenize(as_messages(messages), tokenizer, max_length, report)
         if row is None:
             report["dropped"] += 1
             continue

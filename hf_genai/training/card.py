@@ -1,7 +1,7 @@
 """What the model card says about a run."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,24 +36,40 @@ def flat_settings(given: dict[str, Any]) -> dict[str, Any]:
     return {**flat, **{key: value for key, value in given.items() if key not in left_out}}
 
 
-def pipeline_usage(task: str, samples: Sequence[Sequence[str]]) -> str | None:
-    """Return code that runs a model by a pipeline on the first sample; None for tasks that none of them is for."""
+def pipeline_usage(
+    task: str, samples: Sequence[Sequence[str]], example: Mapping[str, Any] | None = None
+) -> str | None:
+    """Return code that runs a model by a pipeline on the first sample; None for tasks that none of them is for.
+
+    Args:
+        task: the model's pipeline tag.
+        samples: what was given, expected and found.
+        example: a row of the data, where more than a text is given: a question with its context, or messages.
+    """
     calls = {
-        "text-generation": ("transformers", "model({text}, max_new_tokens=20, do_sample=False)[0]['generated_text']"),
-        "fill-mask": ("transformers", "model({text})[0]"),
-        "text-classification": ("transformers", "model({text})"),
-        "token-classification": ("transformers", "[(token['word'], token['entity']) for token in model({text})]"),
-        "summarization": ("hf_genai", "model({text})"),
+        "text-generation": ("transformers", "model({given}, max_new_tokens=20, do_sample=False)[0]['generated_text']"),
+        "fill-mask": ("transformers", "model({given})[0]"),
+        "text-classification": ("transformers", "model({given})"),
+        "token-classification": ("transformers", "[(token['word'], token['entity']) for token in model({given})]"),
+        "summarization": ("hf_genai", "model({given})"),
+        "question-answering": ("hf_genai", "model({given})"),
     }
     if task not in calls or not samples:
         return None
     package, call = calls[task]
-    text = "'The ' + model.tokenizer.mask_token + ' of the function'"
-    if task != "fill-mask":
-        text = repr(samples[0][0][: 300 if task == "summarization" else 60].strip())
+    if task == "fill-mask":
+        given = "'The ' + model.tokenizer.mask_token + ' of the function'"
+    elif task == "question-answering":
+        if example is None:
+            return None
+        given = f"question={example['question']!r}, context={example['context']!r}"
+    elif example is not None and "messages" in example:
+        given, call = repr(example["messages"]), call + "[-1]['content']"
+    else:
+        given = repr(samples[0][0][: 300 if task == "summarization" else 60].strip())
     lines = [f"from {package} import pipeline", ""]
     lines.append(f'model = pipeline("{task}", model="MODEL_ID", trust_remote_code=True)')
-    lines.append(f"print({call.format(text=text)})")
+    lines.append(f"print({call.format(given=given)})")
     return "\n".join(lines)
 
 

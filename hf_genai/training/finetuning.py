@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 
 from ..cards import CardData
 from ..data.texts import TextData, load_texts
+from ..objectives.dialogue import as_messages
 from .arguments import check_training
 from .card import data_fields, flat_settings, pipeline_usage
 from .finetuning_tasks import TASKS
@@ -117,7 +118,8 @@ def load_rows(data: TaskArguments, seed: int) -> TextData:
     """Load the task's rows, their columns named as the task names them.
 
     Raises:
-        ValueError: missing columns, or a split without rows.
+        ValueError: missing columns, values that are missing or no texts where texts should be, or a split without
+            rows.
     """
     task = TASKS[data.task]
     names = [data.columns.get(column, column) for column in task.columns]
@@ -139,8 +141,68 @@ def load_rows(data: TaskArguments, seed: int) -> TextData:
         if not len(rows):
             raise ValueError(f"{split}: no row is left; the recipe trains, chooses and scores on all three splits")
         mapping = {old: new for old, new in zip(names, task.columns, strict=True) if old != new}
-        setattr(loaded, split, rows.rename_columns(mapping))
+        rows = rows.rename_columns(mapping)
+        for column in task.columns:
+            _check_column(
+                rows, column, f"{loaded.provenance.name}, {split}: column {data.columns.get(column, column)}"
+            )
+        setattr(loaded, split, rows)
     return loaded
+
+
+def _check_column(rows: Any, column: str, name: str) -> None:
+    """Refuse values that are not there, and other things where texts, lists or places should stand."""
+    expected = {"label": object, "answer_start": int, **dict.fromkeys(("tokens", "tags", "messages"), list)}
+    for place, value in enumerate(rows[column]):
+        if value is None:
+            raise ValueError(f"{name}: row {place} has no value")
+        if not isinstance(value, expected.get(column, str)):
+            wanted = {int: "a whole number", list: "a list"}.get(expected.get(column, str), "a text")
+            raise ValueError(f"{name}: row {place} should hold {wanted}, not {value!r:.80}")
+        if column == "messages":
+            try:
+                as_messages(value)
+            except ValueError as error:
+                raise ValueError(f"{name}: row {place}: {error}") from error
+
+
+def check_fit(model: Any, tokenizer: Any, data: TaskArguments) -> None:
+    """Refuse a model that the tokenizer or the lengths asked for do not fit.
+
+    Raises:
+        ValueError: more token ids than the model has, no token to pad with, or texts longer than its positions.
+    """
+    config, largest = model.config, max(tokenizer.get_vocab().values())
+    if largest >= config.vocab_size:
+        raise ValueError(
+            f"the tokenizer does not fit the model: it has ids up to {largest}, the model a vocab_size of"
+            f" {config.vocab_size}"
+        )
+    if tokenizer.pad_token_id is None:
+        raise ValueError("the tokenizer must have a padding token (or at least an end token to pad with)")
+    if getattr(config, "position_embedding_type", None) != "learned":  # others go on beyond the lengths they saw
+        return
+    room = config.max_position_embeddings - getattr(config, "position_offset", 0)
+    for name in ("max_length", *(["max_target_length"] if data.task == "summarisation" else [])):
+        if getattr(data, name) > room:
+            raise ValueError(f"{name} ({getattr(data, name)}) must be at most the model's {room} positions")
+
+
+def tokenize_splits(task: Any, texts: TextData) -> dict[str, Any]:
+    """Return the tokenized rows of each split.
+
+    Raises:
+        ValueError: what a row cannot be, such as a label that no training row has; names the split.
+    """
+    rows = {}
+    for split in ("train", "validation", "test"):
+        try:
+            rows[split] = task.tokenize(getattr(texts, split))
+        except ValueError as error:
+            raise ValueError(f"{split}: {error}") from error
+        if not len(rows[split]):
+            raise ValueError(f"{split}: no row is left once the texts are tokens")
+    return rows
 
 
 def texts_of(rows: Any) -> list[str]:
@@ -155,9 +217,9 @@ def texts_of(rows: Any) -> list[str]:
     return found
 
 
-def card_of_finetuning(arguments: FineTuneArguments, results: dict[str, Any], data: TextData) -> CardData:
+def card_of_finetuning(arguments: FineTuneArguments, results: dict[str, Any], data: TextData, task: Any) -> CardData:
     """Return what the model card says about a run; `results` is what results.json holds."""
-    where, task = data.provenance, TASKS[arguments.data.task]
+    where = data.provenance
     start = arguments.model.model_name_or_path
     how = f"{Path(start).name}, fine-tuned" if start else "trained from scratch"
     return CardData(
@@ -167,7 +229,8 @@ def card_of_finetuning(arguments: FineTuneArguments, results: dict[str, Any], da
         parameters=results["parameters"],
         license=arguments.model.model_license,
         pipeline_tag=task.pipeline_tag,
-        usage=pipeline_usage(task.pipeline_tag, results["samples"]),
+        base_model=None if start is None or Path(start).is_dir() else start,
+        usage=pipeline_usage(task.pipeline_tag, results["samples"], task.example(data.test)),
         **data_fields(where),
         data_counts={split: f"{count:,} rows" for split, count in results["rows"].items()},
         training_command=results["command"],

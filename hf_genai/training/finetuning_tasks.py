@@ -25,13 +25,15 @@ from ..data.packing import pack
 from ..evaluation.baselines import first_sentence, majority, most_frequent_tags, unigram_loss
 from ..objectives.causal_lm import CausalLMCollator
 from ..objectives.classification import label_names, tokenize_texts
-from ..objectives.dialogue import tokenize_dialogues
+from ..objectives.dialogue import as_messages, tokenize_dialogues
 from ..objectives.question_answering import best_answers, tokenize_questions
 from ..objectives.tagging import tokenize_words
 from .loop import evaluate
 
 Scores = dict[str, float]
 Samples = list[tuple[Any, ...]]
+# outputs that a causal or an encoder-decoder model has beside its logits
+UNSCORED = ["past_key_values", "encoder_last_hidden_state", "hidden_states", "attentions"]
 ROUGE = ["rouge1", "rouge2", "rougeL"]
 
 
@@ -43,6 +45,8 @@ class Task(ABC):
     built_in = ""
     main_metric = ""
     pipeline_tag = ""
+    # what the Trainer takes away from a batch to compare with; left to itself it looks for "label" in argument names
+    label_names: tuple[str, ...] = ("labels",)
 
     def __init__(self, arguments: Any, tokenizer: Any):
         self.arguments, self.tokenizer = arguments, tokenizer
@@ -63,13 +67,20 @@ class Task(ABC):
     def score(self, trainer: Any, texts: Dataset, rows: Dataset) -> tuple[Scores, Samples]:
         """Return metrics of the trained model, and samples (given, expected, found)."""
 
+    def example(self, texts: Dataset) -> dict[str, Any] | None:
+        """Return a row to show the model's use on, if that takes more than the text of a sample."""
+        return None
+
     @abstractmethod
     def baselines(self, train: Dataset, texts: Dataset) -> dict[str, Scores]:
         """Return the metrics of predictors that need no training, by name."""
 
 
-def _labels(texts: Dataset, column: str) -> list[str]:
-    names = label_names(texts[column][:])
+def _labels(labels: Sequence[Any], column: str) -> list[str]:
+    numbers = [label for label in labels if isinstance(label, float)]
+    if numbers:
+        raise ValueError(f"column {column} must hold names or whole numbers of classes, not {numbers[0]}")
+    names = label_names(labels)
     if len(names) < 2:
         raise ValueError(f"column {column} must hold at least two different labels, not {names}")
     return names
@@ -87,7 +98,7 @@ class Classification(Task):
     main_metric, pipeline_tag = "accuracy", "text-classification"
 
     def config(self, texts: Dataset) -> dict[str, Any]:
-        self.names = _labels(texts, "label")
+        self.names = _labels(texts["label"][:], "label")
         several = isinstance(texts[0]["label"], list)
         kind = "multi_label_classification" if several else "single_label_classification"
         return {**_named(self.names), "problem_type": kind}
@@ -99,7 +110,7 @@ class Classification(Task):
         return DataCollatorWithPadding(self.tokenizer)
 
     def score(self, trainer: Any, texts: Dataset, rows: Dataset) -> tuple[Scores, Samples]:
-        found = trainer.predict(rows)
+        found = trainer.predict(rows, ignore_keys=UNSCORED)
         logits, labels = found.predictions, found.label_ids
         guesses = logits > 0 if labels.ndim == 2 else logits.argmax(-1)
         right = guesses == labels
@@ -126,7 +137,7 @@ class Tagging(Task):
     main_metric, pipeline_tag = "accuracy", "token-classification"
 
     def config(self, texts: Dataset) -> dict[str, Any]:
-        self.names = label_names([tag for tags in texts["tags"] for tag in tags])
+        self.names = _labels([tag for tags in texts["tags"] for tag in tags], "tags")
         return _named(self.names)
 
     def tokenize(self, texts: Dataset) -> Dataset:
@@ -136,7 +147,7 @@ class Tagging(Task):
         return DataCollatorForTokenClassification(self.tokenizer)
 
     def score(self, trainer: Any, texts: Dataset, rows: Dataset) -> tuple[Scores, Samples]:
-        found = trainer.predict(rows)
+        found = trainer.predict(rows, ignore_keys=UNSCORED)
         guesses, labels = found.predictions.argmax(-1), found.label_ids
         counted = labels != -100
         f1 = macro_f1(guesses[counted], labels[counted], len(self.names))
@@ -167,6 +178,7 @@ class QuestionAnswering(Task):
     auto_class, built_in = "AutoModelForQuestionAnswering", "stdlib:calls"
     columns = ("question", "context", "answer", "answer_start")
     main_metric, pipeline_tag = "f1", "question-answering"
+    label_names = ("start_positions", "end_positions")
 
     def tokenize(self, texts: Dataset) -> Dataset:
         data = self.arguments.data
@@ -179,11 +191,14 @@ class QuestionAnswering(Task):
         )
 
     def score(self, trainer: Any, texts: Dataset, rows: Dataset) -> tuple[Scores, Samples]:
-        predictions = trainer.predict(rows).predictions
+        predictions = trainer.predict(rows, ignore_keys=UNSCORED).predictions
         answers = best_answers(texts["context"][:], rows, predictions[0], predictions[1], 5, max_answer_length=40)
         found = [row[0].text if row else "" for row in answers]
         samples = list(zip(texts["question"][:5], texts["answer"][:5], found[:5], strict=True))
         return answer_scores(found, texts["answer"][:]), samples
+
+    def example(self, texts: Dataset) -> dict[str, Any]:
+        return min(texts.select(range(min(50, len(texts)))), key=lambda row: len(row["context"]))
 
     def baselines(self, train: Dataset, texts: Dataset) -> dict[str, Scores]:
         first = [first_sentence(context) for context in texts["context"]]
@@ -257,7 +272,9 @@ class Dialogue(Task):
     @torch.no_grad()
     def samples(self, model: Any, texts: Dataset) -> Samples:
         found = []
-        for messages in texts["messages"][:3]:
+        for messages in map(as_messages, texts["messages"][:3]):
+            if all(message["role"] != "assistant" for message in messages):
+                continue
             last = max(place for place, message in enumerate(messages) if message["role"] == "assistant")
             ids = self.tokenizer.apply_chat_template(
                 messages[:last], add_generation_prompt=True, return_tensors="pt", return_dict=True
@@ -266,6 +283,9 @@ class Dialogue(Task):
             asked = messages[last - 1]["content"] if last else ""
             found.append((asked, messages[last]["content"], self.tokenizer.decode(made, skip_special_tokens=True)))
         return found
+
+    def example(self, texts: Dataset) -> dict[str, Any] | None:
+        return {"messages": as_messages(texts[0]["messages"])[:1]}
 
     def baselines(self, train: Dataset, texts: Dataset) -> dict[str, Scores]:
         seen, held_out = (
@@ -279,6 +299,9 @@ class Code(Dialogue):
     """The next token of source code (or any other text), by a causal model."""
 
     built_in, columns = "stdlib:code", ("text",)
+
+    def example(self, texts: Dataset) -> None:
+        return None
 
     def tokenize(self, texts: Dataset) -> Dataset:
         rows = texts.map(

@@ -7,15 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModel, BertConfig, GPT2Config, T5Config
 
+import hf_genai
+from hf_genai.data import train_tokenizer
 from hf_genai.data.built_in import MAKERS, load_built_in
 from hf_genai.training.finetuning_tasks import TASKS, answer_scores, macro_f1, rouge
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs" / "finetune_text"
 recipe = importlib.import_module("recipes.finetune_text")
 SMALL = ["--max_steps", "2", "--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
+LAYERS = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
+LAYERS |= {"vocab_size": 600, "pad_token_id": 0}
 SMALL += ["--model.hidden_size", "32", "--vocab_size", "600", "--max_rows", "60", "--use_cpu", "true"]
 
 
@@ -75,11 +80,66 @@ def test_each_task_ends_in_a_folder_with_scores_baselines_and_samples(task, tmp_
     for name in ("README.md", "results.json"):
         assert tmp_path.parts[1] + "/" not in (tmp_path / "run" / name).read_text("utf-8"), name
     assert f"hf-genai train {task} --data {task}.jsonl" in card
-    if task in ("classification", "tagging", "summarisation", "dialogue", "code"):
-        assert "MODEL_ID" not in card and "Its output, on the saved model" in card
+    assert "MODEL_ID" not in card and "Its output, on the saved model" in card
     config = AutoConfig.from_pretrained(tmp_path / "run")
     if task == "classification":
         assert config.id2label == {0: "cat", 1: "dog"}
+
+
+# what transformers' own classes save: the tokenizer's words fit, and one model has no padding token
+FOREIGN = {
+    "classification": BertConfig(**LAYERS, max_position_embeddings=128),
+    "qa": BertConfig(**LAYERS, max_position_embeddings=256),
+    "dialogue": GPT2Config(n_layer=1, n_head=2, n_embd=16, n_positions=128, vocab_size=600, eos_token_id=2),
+    "summarisation": T5Config(
+        **{"num_layers": 1, "num_heads": 2, "d_model": 16, "d_kv": 8, "d_ff": 16, "vocab_size": 600},
+        **{"decoder_start_token_id": 0},
+    ),
+}
+
+
+@pytest.mark.parametrize("task", FOREIGN)
+def test_weights_of_transformers_become_ours_and_are_fine_tuned(task, tmp_path):
+    config = FOREIGN[task]
+    torch.manual_seed(0)
+    body = AutoModel.from_config(config)
+    body.save_pretrained(tmp_path / "theirs")
+    tokenizer = train_tokenizer(["the cat sat on a mat and saw a dog run over hills 0123456789"] * 3, vocab_size=500)
+    if config.model_type == "gpt2":
+        tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path / "theirs")
+    theirs = ("--model", "null", "--model_name_or_path", str(tmp_path / "theirs"), "--learning_rate", "1e-9")
+    results = run(task, tmp_path / "run", *theirs)
+    assert results["model_type"] == f"genai_{config.model_type.removesuffix('2')}"
+    trained = dict(AutoModel.from_pretrained(tmp_path / "run").named_parameters())
+    start = dict(hf_genai.from_transformers(body).named_parameters())
+    shared = {name for name in set(trained) & set(start) if "pooler" not in name}  # which not every head has
+    assert len(shared) > 8
+    assert all(torch.allclose(trained[name], start[name], atol=1e-5) for name in shared)  # not drawn anew
+    card = (tmp_path / "run" / "README.md").read_text("utf-8")
+    assert "theirs, fine-tuned" in card and "base_model" not in card  # a folder is no name on the Hub
+
+
+@pytest.mark.parametrize(
+    ("task", "model_type"), [("classification", "genai_t5"), ("tagging", "genai_gpt"), ("qa", "genai_t5")]
+)
+def test_causal_models_and_encoder_decoders_learn_labels_tags_and_answers(task, model_type, tmp_path):
+    model = ["--model", f"{{model_type: {model_type}, hidden_size: 16, num_attention_heads: 2}}"]
+    results = run(task, tmp_path / "run", *model, "--per_device_eval_batch_size", "5")
+    assert results["model_type"] == model_type
+    assert 0 <= results["scores"][TASKS[task].main_metric] <= 1
+
+
+def test_dialogues_of_plain_turns_are_scored_in_training_and_end_with_the_best_state(tmp_path):
+    """The Trainer takes all arguments of a causal model with "label" in their names for labels, and has no loss."""
+    rows = [{"turns": [row["messages"][0]["content"], "yes", "why?"]} for row in rows_of("dialogue")]
+    every = ("--eval_strategy", "steps", "--eval_steps", "1", "--save_strategy", "steps", "--save_steps", "1")
+    every += ("--load_best_model_at_end", "true", "--columns", "{messages: turns}")
+    results = run("dialogue", tmp_path / "run", *every, rows=rows)
+    assert results["samples"][0][1] == "yes"
+    state = json.loads((tmp_path / "run" / "checkpoint-2" / "trainer_state.json").read_text("utf-8"))
+    losses = [row["eval_loss"] for row in state["log_history"] if "eval_loss" in row]
+    assert len(losses) == 2 and state["best_metric"] == pytest.approx(min(losses))
 
 
 def test_a_pretrained_model_keeps_its_body_and_gets_the_head_of_the_task(tmp_path):
@@ -129,6 +189,79 @@ def test_columns_of_other_names_are_mapped(tmp_path):
 def test_what_cannot_work_is_refused_before_training(more, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         run("classification", tmp_path / "run", *more)
+
+
+def broken(task: str, place: int, **values) -> list[dict]:
+    rows = rows_of(task)
+    rows[place].update(values)
+    return rows
+
+
+def test_rows_that_cannot_be_learned_are_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.Trainer.train", lambda *args, **kwargs: pytest.fail("it trained"))
+    held_out = write(tmp_path / "held_out.jsonl", [{"text": "moo", "label": "cow"}])
+    for task, rows, more, message in [
+        (
+            "classification",
+            None,
+            ["--validation_data", held_out],
+            "validation: label 'cow' in column label is none of",
+        ),
+        (
+            "classification",
+            None,
+            ["--test_data", held_out],
+            "test: label 'cow' in column label is none of the 2 known",
+        ),
+        ("classification", broken("classification", 5, label=None), [], "column label: row .* has no value"),
+        (
+            "classification",
+            [{**row, "label": 0.5} for row in rows_of("classification")],
+            [],
+            "whole numbers .* not 0.5",
+        ),
+        (
+            "classification",
+            [{**row, "label": 1} for row in rows_of("classification")],
+            [],
+            "two different labels, not",
+        ),
+        ("classification", [{**row, "text": n} for n, row in enumerate(rows_of("classification"))], [], "hold a text"),
+        ("tagging", broken("tagging", 7, tags=["x"]), [], r"row \d+ has 12 words but 1 tags"),
+        (
+            "tagging",
+            [{**row, "tokens": "the cat"} for row in rows_of("tagging")],
+            [],
+            "should hold a list, not 'the cat",
+        ),
+        ("qa", broken("qa", 7, answer_start=1), [], "does not stand at character 1 of its context"),
+        ("qa", None, ["--max_length", "6"], r"max_length \(6\) must be larger than stride"),
+        ("dialogue", [{"messages": [{"text": str(n)}]} for n in range(60)], [], "mapping with role and content"),
+        ("dialogue", [{"messages": [str(n), "x" * 500]} for n in range(60)], ["--max_length", "8"], "dropped"),
+        ("classification", None, ["--data", "nowhere.csv"], "no such file: nowhere.csv"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            run(task, tmp_path / "run", *more, "--overwrite_output_dir", "true", rows=rows)
+
+
+def test_models_that_do_not_fit_are_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.Trainer.train", lambda *args, **kwargs: pytest.fail("it trained"))
+    folder = tmp_path / "small"
+    AutoModel.from_config(BertConfig(**LAYERS, max_position_embeddings=32)).save_pretrained(folder)
+    words = ["the cat sat on a mat and saw a dog run over hills 0123456789"] * 3
+    train_tokenizer(words, vocab_size=300).save_pretrained(folder)
+    train_tokenizer([*words, *map(chr, range(300, 2000))], vocab_size=2500).save_pretrained(tmp_path / "large")
+    given = ["--model", "null", "--model_name_or_path", str(folder)]
+    for more, message in [
+        ([*given, "--tokenizer_name_or_path", str(tmp_path / "large")], "does not fit the model: it has ids up to"),
+        (given, r"max_length \(64\) must be at most the model's 32 positions"),
+        (
+            ["--model.max_position_embeddings", "40", "--model.position_embedding_type", "learned"],
+            "model's 40 positions",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            run("classification", tmp_path / "run", *more, "--overwrite_output_dir", "true")
 
 
 @pytest.mark.parametrize("name", ["stdlib:calls", "stdlib:summaries", "cldr:languages"])
