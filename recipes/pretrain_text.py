@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> dict:
             *(arguments, argv, model, accelerator.device, accelerator.num_processes),
             dtype={"bf16": "bfloat16", "fp16": "float16"}.get(accelerator.mixed_precision, "float32"),
         ),
-        "losses": [round(loss, 4) for loss in history.losses],
+        "losses": [round(loss, 6) for loss in history.losses],
         "total_seconds": round(time.perf_counter() - started, 1),
     }
     write_json(f"{folder}/results.json", results)

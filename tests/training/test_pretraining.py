@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
+import torch
 from transformers import AutoModel, AutoTokenizer
 
-from hf_genai.training.pretraining import parse_pretrain_arguments, row_length
+from hf_genai.training.pretraining import check_fit, new_model, parse_pretrain_arguments, row_length
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs" / "pretrain_text"
 SMALL = [
@@ -127,7 +127,38 @@ def test_rows_are_as_long_after_the_objective_as_asked_for(tmp_path):
     assert row_length(parse_pretrain_arguments(arguments)) == 568
 
 
+# weights of the published sizes, counted once where a table has two uses
+PARAMETERS = {"bert_base": 109_514_298, "gpt_base": 124_439_808, "t5_base": 222_903_552}
+
+
+class Vocabulary:
+    """A tokenizer as large as a config's, without the texts to train it on."""
+
+    pad_token_id, bos_token_id, eos_token_id = 0, 1, 2
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def get_vocab(self) -> dict[str, int]:
+        return {str(number): number for number in range(self.size)}
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_each_config_is_known_to_the_recipe(path, tmp_path):
+def test_each_config_builds_a_model_that_its_rows_fit(path, tmp_path):
     arguments = parse_pretrain_arguments([str(path), "--output_dir", str(tmp_path / "run")])
-    assert arguments.model.model["model_type"] in yaml.safe_load(path.read_text("utf-8"))["model"].values()
+    tokenizer = Vocabulary(arguments.tokenizer.vocab_size)
+    with torch.device("meta"):
+        model = new_model(arguments, tokenizer)
+    check_fit(model, tokenizer, arguments)
+    assert arguments.data.row_length <= model.config.max_position_embeddings
+    assert arguments.training.warmup_steps < arguments.training.max_steps / 5
+    family, _, size = path.stem.partition("_")
+    count = model.num_parameters()
+    assert count == PARAMETERS.get(path.stem, count)
+    if size != "tiny":
+        stated = f"{count:,}" if path.stem in PARAMETERS else f"{round(count / 1e6)} million"
+        assert f"{stated} parameters" in path.read_text("utf-8")
+    assert {f"{family}_{other}" for other in ("tiny", "small", "base")} <= {other.stem for other in CONFIGS.glob("*")}
