@@ -34,6 +34,9 @@ def check_equal_states(self, one, two):
         self.assertTrue((first.state - second.state).abs().max() < 1e-5)
 
 
+# Rotary positions have no longest text, but the text-generation test wants one of all models that are not in a list of
+# names.
+LONGEST_TEXT = {"position_embedding_type": "learned"}
 # A recurrent model has no heads to count; rwkv and mamba name the same two.
 PROPERTIES = {"common_properties": ["hidden_size", "num_hidden_layers"]}
 # The common tests ask families whose cache is not keys and values for these two.
@@ -107,16 +110,17 @@ def families():
             base=hf_genai.GenaiBertModel,
             heads={
                 "masked_lm": hf_genai.GenaiBertForMaskedLM,
-                "causal_lm": hf_genai.GenaiBertForCausalLM,
                 "pretraining": hf_genai.GenaiBertForPreTraining,
                 "next_sentence_prediction": hf_genai.GenaiBertForNextSentencePrediction,
                 "multiple_choice": hf_genai.GenaiBertForMultipleChoice,
                 "question_answering": hf_genai.GenaiBertForQuestionAnswering,
                 "sequence_classification": hf_genai.GenaiBertForSequenceClassification,
                 "token_classification": hf_genai.GenaiBertForTokenClassification,
+                # last: some tests make the next class with the configuration of this one, which says is_decoder
+                "causal_lm": hf_genai.GenaiBertForCausalLM,
             },
             labels={"GenaiBertForPreTraining": both_labels},
-            generate_config={"is_decoder": True},
+            pipeline_config_kwargs=LONGEST_TEXT,
         ),
         Family(
             name="genai_bert_classic",
@@ -132,16 +136,16 @@ def families():
             base=hf_genai.GenaiBertModel,
             heads={
                 "masked_lm": hf_genai.GenaiBertForMaskedLM,
-                "causal_lm": hf_genai.GenaiBertForCausalLM,
                 "pretraining": hf_genai.GenaiBertForPreTraining,
                 "next_sentence_prediction": hf_genai.GenaiBertForNextSentencePrediction,
                 "multiple_choice": hf_genai.GenaiBertForMultipleChoice,
                 "question_answering": hf_genai.GenaiBertForQuestionAnswering,
                 "sequence_classification": hf_genai.GenaiBertForSequenceClassification,
                 "token_classification": hf_genai.GenaiBertForTokenClassification,
+                # last: some tests make the next class with the configuration of this one, which says is_decoder
+                "causal_lm": hf_genai.GenaiBertForCausalLM,
             },
             labels={"GenaiBertForPreTraining": both_labels},
-            generate_config={"is_decoder": True},
         ),
         Family(
             name="genai_gpt",
@@ -155,9 +159,7 @@ def families():
                 "sequence_classification": hf_genai.GenaiGPTForSequenceClassification,
                 "token_classification": hf_genai.GenaiGPTForTokenClassification,
             },
-            # Rotary positions have no longest text, but the text-generation test wants one of all models that are not
-            # in a list of names.
-            pipeline_config_kwargs={"position_embedding_type": "learned"},
+            pipeline_config_kwargs=LONGEST_TEXT,
         ),
         Family(
             name="genai_t5",
