@@ -168,6 +168,14 @@ def test_what_scoring_needs_is_asked_for_before_training(tmp_path, monkeypatch):
         run("summarisation", tmp_path / "run")
 
 
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_that_comes_with_the_recipe_can_be_read(path, tmp_path):
+    finetuning = importlib.import_module("hf_genai.training.finetuning")
+    arguments = finetuning.parse_finetune_arguments([str(path), "--output_dir", str(tmp_path), "--use_cpu", "true"])
+    assert path.stem.removesuffix("_base") == arguments.data.task
+    assert (arguments.model.model_name_or_path is not None) == path.stem.endswith("_base")
+
+
 def test_columns_of_other_names_are_mapped(tmp_path):
     rows = [{"review": row["text"], "stars": row["label"]} for row in rows_of("classification")]
     columns = ["--columns", "{text: review, label: stars}"]
