@@ -301,3 +301,25 @@ def test_push_lists_what_would_go_and_sends_nothing(demo, capsys):
     assert run("push", folder, "me/model", "--dry_run") == 0
     out = capsys.readouterr().out
     assert "model.safetensors" in out and "checkpoint-" not in out and "nothing was sent" in out
+
+
+def test_scores_of_other_tasks_are_shown_against_their_baselines(capsys):
+    from hf_genai.commands.train import echo_results
+
+    base = {
+        "parameters": 1234,
+        "train_seconds": 9.6,
+        "samples": [("given\ntext", "expected", "found")],
+        "output_dir": "x",
+    }
+    fine_tuned = {"scores": {"accuracy": 0.91, "f1": 0.5}, "baselines": {"most frequent label": {"accuracy": 0.25}}}
+    echo_results({**base, **fine_tuned})
+    shown = capsys.readouterr().out
+    assert [line.split() for line in shown.splitlines()[1:4]] == [
+        ["accuracy", "f1"],
+        ["this", "model", "0.910", "0.500"],
+        ["most", "frequent", "label", "0.250"],
+    ]
+    assert "1,234 parameters, 10 s of training" in shown and "given text\n    -> found" in shown
+    echo_results({**base, "loss": 4.5, "perplexity": 90.0, "baselines": {"single tokens": {"loss": 6.0}}})
+    assert ["single", "tokens", "6.000"] in [line.split() for line in capsys.readouterr().out.splitlines()]

@@ -31,12 +31,13 @@ def demo(
 
 
 def train(context: typer.Context, config: Annotated[str | None, typer.Argument(metavar="CONFIG")] = None) -> None:
-    """Train by a config: a YAML file, or the name of one that comes with hf_genai (rnn_tiny, rnn_small, rnn_base).
+    """Train by a config: a YAML file, or the name of one that comes with hf_genai (rnn_tiny, gpt_tiny, qa, ...).
 
     \b
     Any key of the config can be given as an option and then wins over the file.
     hf-genai train rnn_tiny --output_dir my_model
     hf-genai train rnn_small --data pairs.tsv --source_column en --target_column fr --output_dir my_model
+    hf-genai train classification --data reviews.csv --output_dir my_model
     hf-genai train my_config.yaml --learning_rate 1e-3 --model.hidden_size 512
     hf-genai train my_config.yaml --resume_from_checkpoint true     go on after Ctrl-C
     hf-genai train rnn_tiny --help                                  every key, with its default
@@ -89,11 +90,15 @@ def run_recipe(config: Path, argv: list[str]) -> dict[str, Any]:
 def echo_results(results: dict[str, Any]) -> None:
     """Say what came out of a training and what can be done with it."""
     folder = Path(results["output_dir"])
-    if "bleu" not in results:  # no translator: the figures that every recipe has
-        typer.echo("")
-        for name, value in results.items():
-            if isinstance(value, (int, float)):
-                typer.echo(f"{name.replace('_', ' '):24}{value:,}")
+    if "bleu" not in results:  # no translator
+        scores = results.get("scores") or {name: results[name] for name in ("loss", "perplexity") if name in results}
+        typer.echo("\n" + " " * 32 + "".join(f"{name.replace('_', ' '):>14}" for name in scores))
+        for label, row in {"this model": scores, **results.get("baselines", {})}.items():
+            cells = (f"{row[name]:14,.3f}" if name in row else " " * 14 for name in scores)
+            typer.echo(f"{label:32}{''.join(cells)}")
+        typer.echo(f"{results['parameters']:,} parameters, {results['train_seconds']:.0f} s of training\n")
+        for given, _, found in results["samples"][:3]:
+            typer.echo(f"  {' '.join(given.split())[-100:]}\n    -> {' '.join(found.split())[:100]}")
         typer.echo(f"\nIn {folder}: the model, its card (README.md) and every figure (results.json)")
         return
     typer.echo(f"\n{'':24}{'BLEU':>8}{'chrF':>8}{'exact match':>14}")
