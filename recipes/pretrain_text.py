@@ -79,6 +79,9 @@ def main(argv: list[str] | None = None) -> dict:
     tokenizer = make_tokenizer(arguments, texts.train[data.text_column][:])
     rows, packed = make_rows(arguments, tokenizer, texts.train)
     validation, _ = make_rows(arguments, tokenizer, texts.validation)
+    for split, own in {"training": rows, "validation": validation}.items():
+        if not len(own):
+            raise ValueError(f"no {split} text has enough tokens for the objective {arguments.objective.objective}")
     if packed:
         logger.warning("packed: %s", packed)
     model = new_model(arguments, tokenizer)
@@ -94,7 +97,7 @@ def main(argv: list[str] | None = None) -> dict:
     results = {
         **loop.summary(history),
         "objective": objective,
-        "baselines": baselines(objective, rows, validation, model.config.vocab_size),
+        "baselines": baselines(objective, rows, validation, collate, model.config.vocab_size),
         "fill_rate": None if packed is None else round(packed.fill_rate, 4),
         "rows": {"train": len(rows), "validation": len(validation)},
         "samples": samples(model, tokenizer, objective, validation, collate, training.num_samples),

@@ -264,30 +264,64 @@ def check_fit(model: Any, tokenizer: PreTrainedTokenizerBase, arguments: Pretrai
 
 
 def new_model(arguments: PretrainArguments, tokenizer: PreTrainedTokenizerBase) -> Any:
-    """Return the model to train: a new one, whose vocabulary and special ids are the tokenizer's, or the one named."""
+    """Return the model to train: a new one, whose vocabulary and special ids are the tokenizer's, or the one named.
+
+    Raises:
+        ValueError: a model that cannot learn the objective, or whose loss does not divide by the tokens of a whole
+            batch, as those of other packages may not.
+    """
     import transformers
 
+    from ..conversion import from_transformers
     from .model_config import build_config
 
-    auto = getattr(transformers, AUTO_CLASSES[arguments.objective.objective])
-    if arguments.model.model_name_or_path:
-        return auto.from_pretrained(arguments.model.model_name_or_path)
-    config = build_config(arguments, tokenizer, tokenizer)
-    try:
-        return auto.from_config(config)
-    except ValueError as error:
-        known = ", ".join(sorted(c.model_type for c in auto._model_mapping if c.model_type.startswith("genai")))
-        objective = arguments.objective.objective
+    objective, name = arguments.objective.objective, arguments.model.model_name_or_path
+    auto = getattr(transformers, AUTO_CLASSES[objective])
+    config = transformers.AutoConfig.from_pretrained(name) if name else build_config(arguments, tokenizer, tokenizer)
+    ours = config.model_type.startswith("genai")
+    fits = type(config) in auto._model_mapping and not (objective == "prefix_lm" and config.model_type == "genai_rnn")
+    if not fits or not (ours or name):
+        known = {c.model_type for c in auto._model_mapping if c.model_type.startswith("genai")}
+        known -= {"genai_rnn"} if objective == "prefix_lm" else set()
         raise ValueError(
-            f"model.model_type {config.model_type!r} cannot learn {objective}; of ours, {known} can"
-        ) from error
+            f"model_type {config.model_type!r} cannot learn {objective}; of ours, {', '.join(sorted(known))} can"
+        )
+    if name is None:
+        return auto.from_config(config)
+    model = auto.from_pretrained(name)
+    return model if ours else from_transformers(model)
 
 
-def baselines(objective: str, train: Dataset, validation: Dataset, vocab_size: int) -> dict[str, dict[str, float]]:
-    """Return the losses, in nats per token, that need no training: of single tokens and, for causal ones, of pairs."""
-    texts, held_out = train["input_ids"][:], validation["input_ids"][:]
-    found = {"single tokens' frequencies": {"loss": unigram_loss(texts, held_out, vocab_size)}}
-    if objective in ("clm", "fim"):
+def seen_by_the_model(objective: str, rows: Dataset, collate: Callable[[list[dict]], dict]) -> list[list[int]]:
+    """Return the texts whose next tokens are predicted, as the objective has them; of others, the predicted tokens."""
+    found: list[list[int]] = []
+    if hasattr(collate, "generator"):
+        collate.generator = torch.Generator().manual_seed(0)
+    for start in range(0, len(rows), 64):
+        batch = collate([rows[place] for place in range(start, min(start + 64, len(rows)))])
+        for place, labels in enumerate(batch["labels"]):
+            if objective not in ("clm", "fim"):
+                found.append(labels[labels != -100].tolist())
+                continue
+            ids, starts = batch["input_ids"][place], (batch["position_ids"][place] == 0).nonzero().flatten().tolist()
+            for begin, end in zip(starts, [*starts[1:], len(ids)], strict=True):
+                if (labels[begin:end] != -100).any():  # else it is padding, or a token alone
+                    found.append(ids[begin:end].tolist())
+    return found
+
+
+def baselines(
+    objective: str, train: Dataset, validation: Dataset, collate: Callable[[list[dict]], dict], vocab_size: int
+) -> dict[str, dict[str, float]]:
+    """Return the losses, in nats per token, that need no training, on the tokens that the model predicts.
+
+    They are those of single tokens and, where next tokens are predicted, of pairs.
+    """
+    texts, held_out = (seen_by_the_model(objective, rows, collate) for rows in (train, validation))
+    causal = objective in ("clm", "fim")
+    predicted = [text[1:] for text in held_out] if causal else held_out
+    found = {"single tokens' frequencies": {"loss": unigram_loss(texts, predicted, vocab_size)}}
+    if causal:
         found["pairs of tokens (bigram)"] = {"loss": bigram_loss(texts, held_out, vocab_size)}
     return {name: {key: round(value, 4) for key, value in row.items()} for name, row in found.items()}
 

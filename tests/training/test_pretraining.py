@@ -2,13 +2,25 @@
 
 import importlib
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoModel, AutoTokenizer
 
-from hf_genai.training.pretraining import check_fit, new_model, parse_pretrain_arguments, row_length
+from hf_genai.data import train_tokenizer
+from hf_genai.objectives.causal_lm import CausalLMCollator
+from hf_genai.objectives.masked_lm import MaskedLMCollator
+from hf_genai.training.pretraining import (
+    baselines,
+    check_fit,
+    new_model,
+    parse_pretrain_arguments,
+    row_length,
+    seen_by_the_model,
+)
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs" / "pretrain_text"
 SMALL = [
@@ -58,8 +70,11 @@ def texts(tmp_path_factory):
     return str(path)
 
 
-def run(config, texts, folder, *more):
-    return recipe.main([str(CONFIGS / f"{config}.yaml"), "--data", texts, "--output_dir", str(folder), *SMALL, *more])
+def run(config, texts, folder, *more, without=None):
+    small = dict(zip(SMALL[::2], SMALL[1::2], strict=True))
+    options = [word for pair in small.items() if without is None or without not in pair[0] for word in pair]
+    path = str(CONFIGS / f"{config}.yaml")
+    return recipe.main([path, "--data", texts, "--output_dir", str(folder), *options, *more])
 
 
 @pytest.mark.parametrize("config", ["gpt_tiny", "bert_tiny", "t5_tiny", "code_tiny"])
@@ -106,7 +121,9 @@ def test_a_run_that_is_there_is_not_overwritten_and_can_be_gone_on_from(texts, t
         (["--num_processes", "2"], "asked for: num_processes 2; profile got: num_processes 1"),
         (["--text_column", "body"], "no column body; columns found: text"),
         (["--validation_data", "0"], "holds no text"),
-        (["--objective", "mlm"], "cannot learn mlm; of ours, genai_bert"),
+        (["--objective", "mlm"], "model_type 'genai_gpt' cannot learn mlm; of ours, genai_bert"),
+        (["--model.model_type", "gpt2"], r"cannot learn clm; of ours, .*genai_gpt"),
+        (["--model.vocab_size", "100"], r"model.vocab_size \(100\) is smaller than the tokenizer's"),
         (
             ["--model.position_embedding_type", "learned", "--model.max_position_embeddings", "32"],
             r"row_length \(64\)",
@@ -120,6 +137,34 @@ def test_a_run_that_is_there_is_not_overwritten_and_can_be_gone_on_from(texts, t
 def test_what_cannot_work_is_refused_before_training(more, message, texts, tmp_path):
     with pytest.raises(ValueError, match=message):
         run("gpt_tiny", texts, tmp_path / "run", *more)
+
+
+def test_a_model_is_gone_on_with_if_tokenizer_and_objective_fit_it(texts, tmp_path):
+    run("gpt_tiny", texts, tmp_path / "first", "--max_steps", "1")
+    gone_on = ["--model", "null", "--model_name_or_path", str(tmp_path / "first")]
+    results = run("gpt_tiny", texts, tmp_path / "second", *gone_on, without="model.")
+    assert results["model_type"] == "genai_gpt"
+    with pytest.raises(ValueError, match="model_type 'genai_gpt' cannot learn mlm|lacks <mask>"):
+        run("gpt_tiny", texts, tmp_path / "third", *gone_on, "--objective", "mlm", without="model.")
+    other = train_tokenizer(["many other words than those"] * 3, "word", 900)
+    other.add_tokens([f"word{number}" for number in range(800)])
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"the tokenizer has ids up to \d+, but the model a vocab_size of"):
+        more = ["--tokenizer_name_or_path", str(tmp_path / "other")]
+        run("gpt_tiny", texts, tmp_path / "fourth", *gone_on, *more, without="model.")
+
+
+def test_a_baseline_is_measured_on_what_the_model_predicts():
+    """Of packed texts no first token is predicted, and of masked ones no token that is not masked."""
+    rows = Dataset.from_dict({"input_ids": [[5, 6, 7, 8, 6], [5, 6]], "lengths": [[3, 2], [2]]})
+    assert seen_by_the_model("clm", rows, CausalLMCollator(0)) == [[5, 6, 7], [8, 6], [5, 6]]
+    found = baselines("clm", rows, rows, CausalLMCollator(0), 9)
+    # of 7 tokens, 6 is there three times, 7 once; one is added to each count of 9
+    assert found["single tokens' frequencies"]["loss"] == pytest.approx(-math.log(4**3 * 2 / 16**4) / 4, abs=1e-4)
+    tokenizer = train_tokenizer(["a b c d"] * 9, "word", 20)
+    tokenizer.add_special_tokens({"mask_token": "<mask>"})
+    masked = seen_by_the_model("mlm", rows, MaskedLMCollator(tokenizer, mask_prob=0.5))
+    assert 0 < sum(map(len, masked)) < 7
 
 
 def test_rows_are_as_long_after_the_objective_as_asked_for(tmp_path):
