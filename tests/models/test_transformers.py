@@ -337,6 +337,9 @@ def test_a_causal_bert_writes_from_the_positions_that_its_forward_pass_counts(va
     whole = {"input_ids": made.sequences, "attention_mask": mask}
     at_once = numbers(model, **whole)[:, -6:-1]
     torch.testing.assert_close(torch.stack(made.logits, 1), at_once, atol=1e-4, rtol=1e-4)
+    past = model(**batch, use_cache=True).past_key_values
+    later = numbers(model, input_ids=made.sequences[:, 6:], attention_mask=mask, past_key_values=past)
+    torch.testing.assert_close(later[:, :-1], at_once[:, 1:], atol=1e-4, rtol=1e-4)
     moved = mask.cumsum(1).clamp(min=1)
     assert not torch.allclose(
         numbers(model, **whole, position_ids=moved - 1), numbers(model, **whole, position_ids=moved)
