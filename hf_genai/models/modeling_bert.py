@@ -256,6 +256,7 @@ class GenaiBertForSequenceClassification(GenaiBertClassifier):
     ) -> SequenceClassifierOutput:
         """Return logits (B, num_labels)."""
         kwargs.pop("num_items_in_batch", None)
+        kwargs.setdefault("unpad", True)  # of padding nothing is read
         outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
         logits = self.classifier(self.dropout(outputs.pooler_output))
         loss = None if labels is None else classification_loss(self, logits, labels)

@@ -241,6 +241,7 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
         position_ids: Tensor | None,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
+        unpad: bool = True,
         **kwargs,
     ) -> list[Texts] | None:
         """Return how the texts of the rows, and of their sources, lie end to end; None where the rows go as they are.
@@ -260,6 +261,8 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
                 return None
             numbers, several = number_by_position(position_ids.expand(len(hidden), -1))
             return lay_out(numbers) if several else None
+        if not unpad:
+            return None
         real = []
         for mask, row in zip(masks, rows, strict=True):
             if mask is not None and mask.shape != row.shape[:2]:
@@ -292,13 +295,14 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
     ) -> Tensor:
         """Run the layers over embedded tokens (B, T, D) -> (B, T, D).
 
-        Where it pays, padding is left out, and gives 0. A head that reads it, too, has `unpad=False` among the kwargs.
+        In training, where it pays, padding is left out, and gives 0; `unpad` among the kwargs, True or False, decides
+        otherwise. So what the model gives in evaluation does not depend on how it was computed.
         """
         with_source = encoder_hidden_states is not None
         step = None if kwargs else cached_step(self.layers, self.config, hidden, past_key_values, with_source)
-        texts, unpad = None, kwargs.pop("unpad", True)
-        if step is None and past_key_values is None and unpad:
-            given = (attention_mask, position_ids, encoder_hidden_states, encoder_attention_mask)
+        texts, unpad = None, kwargs.pop("unpad", self.training)
+        if step is None and past_key_values is None:
+            given = (attention_mask, position_ids, encoder_hidden_states, encoder_attention_mask, unpad)
             texts = self.find_texts(hidden, *given, **kwargs)
         if step is not None and attention_mask is None and self.relative_bias is None:
             mask = bias = None  # one new token a row sees all before it

@@ -101,7 +101,7 @@ def test_packed_texts_begin_where_a_position_does_not_follow_the_one_before():
 
 @pytest.mark.parametrize("family", ["bert", "gpt"])
 def test_whoever_looks_at_the_layers_sees_rows(family, calls):
-    model, batch, seen = make(family), text("right"), []
+    model, batch, seen = make(family, **NO_DROPOUT).train(), text("right"), []
     real = batch["attention_mask"].bool()
     if family == "gpt":
         batch["use_cache"] = False
@@ -119,8 +119,22 @@ def test_whoever_looks_at_the_layers_sees_rows(family, calls):
     assert len(calls) == 6
 
 
+@pytest.mark.parametrize("family", ["bert", "gpt", "t5"])
+def test_evaluation_gives_padding_what_masks_give_it(family, calls):
+    model, batch = make(family), text("right")
+    batch |= {"decoder_input_ids": batch["input_ids"]} if family == "t5" else {}
+    found = model(**batch, use_cache=False)[0]
+    assert not calls
+    dropped = model(**batch, use_cache=False, unpad=True)[0]
+    assert calls
+    model.set_attn_implementation("eager")
+    torch.testing.assert_close(found, model(**batch, use_cache=False)[0])
+    real = batch["attention_mask"].bool()
+    torch.testing.assert_close(dropped[real], found[real])
+
+
 def test_a_cache_is_filled_row_by_row(calls):
-    model, batch = make("gpt"), text("left")
+    model, batch = make("gpt", **NO_DROPOUT).train(), text("left")
     cache = model(**batch, use_cache=True).past_key_values
     assert cache.layers[0].keys.shape[::2] == (3, 6) and not calls
 
@@ -137,7 +151,7 @@ def test_relative_positions_of_a_text_with_a_hole_are_those_of_the_row(calls):
     model, batch = make("bert", "dot, relative, untied", **NO_DROPOUT), text()
     batch["attention_mask"] = torch.tensor([[1, 1, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1], [1, 0, 0, 0, 0, 1]])
     real = batch["attention_mask"].bool()
-    found = model(**batch).logits[real]
+    found = model(**batch, unpad=True).logits[real]
     model.set_attn_implementation("eager")
     torch.testing.assert_close(found, model(**batch).logits[real])
     assert not calls
