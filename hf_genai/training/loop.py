@@ -90,7 +90,8 @@ class Batches:
     def __getitem__(self, step: int) -> Batch:
         if hasattr(self.collate, "generator"):
             self.collate.generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        return self.collate([self.rows[place] for place in self.places(step)])
+        columns = self.rows[self.places(step)]  # at once: quicker than one by one
+        return self.collate([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
 
     def from_step(self, start: int, end: int) -> Iterator[Batch]:
         with ThreadPoolExecutor(1) as pool:

@@ -21,9 +21,6 @@ GOLDEN = Path(__file__).with_name("golden_curves.json")
 STEPS = 50
 PRETRAINING = ["pretrain_text/gpt_tiny", "pretrain_text/bert_tiny", "pretrain_text/t5_tiny", "pretrain_text/code_tiny"]
 PAIRS = ["train_seq2seq/rnn_tiny", "train_seq2seq/t5_tiny"]
-FINETUNING = [
-    f"finetune_text/{task}" for task in ("classification", "tagging", "qa", "summarisation", "dialogue", "code")
-]
 # options of the small runs; the rest of a config stays
 SMALL = {
     "pretrain_text": {"model.hidden_size": 32, "row_length": 48, "vocab_size": 512, "per_device_batch_size": 4},
@@ -33,7 +30,6 @@ SMALL = {
 ALL = {
     "pretrain_text": {"eval_steps": 0, "logging_steps": STEPS, "validation_data": 0.05, "num_samples": 0},
     "train_seq2seq": {"num_attention_maps": 0, "max_test_samples": 2, "generation.max_new_tokens": 2},
-    "finetune_text": {},
 }
 TRAINER = {
     **{"logging_steps": 1, "eval_strategy": "no", "load_best_model_at_end": "false", "save_strategy": "steps"},
@@ -62,32 +58,9 @@ def sentences(count: int, seed: int) -> list[str]:
 
 def rows_of(config: str, count: int) -> list[dict]:
     """Return rows with the columns of a config's data."""
-    texts, task = sentences(count, seed=len(config)), config.split("/")[1]
+    texts = sentences(count, seed=len(config))
     if config in PAIRS:
         return [{"source": text[:60], "target": " ".join(reversed(text[:60].split()))} for text in texts]
-    if task == "classification":
-        return [{"text": text, "label": text[0]} for text in texts]
-    if task == "tagging":
-        return [{"tokens": text.split(), "tags": [word[0] for word in text.split()]} for text in texts]
-    if task == "qa":
-        answers = [text.split()[2] for text in texts]
-        return [
-            {
-                "question": text.split()[1],
-                "context": text,
-                "answer": answer,
-                "answer_start": text.index(f" {answer}") + 1,
-            }
-            for text, answer in zip(texts, answers, strict=True)
-        ]
-    if task == "summarisation":
-        return [{"document": text, "summary": " ".join(text.split()[:3])} for text in texts]
-    if task == "dialogue":
-        turns = [(text, " ".join(text.split()[:2])) for text in texts]
-        return [
-            {"messages": [{"role": "user", "content": one}, {"role": "assistant", "content": two}]}
-            for one, two in turns
-        ]
     return [{"text": text} for text in texts]
 
 
@@ -126,7 +99,7 @@ def test_the_first_losses_of_a_config_are_those_that_were_kept(config, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [*PRETRAINING, *PAIRS, *FINETUNING])
+@pytest.mark.parametrize("config", [*PRETRAINING, *PAIRS])
 def test_the_first_losses_of_a_config_at_full_size_are_those_that_were_kept(config, tmp_path):
     compare(config, tmp_path, small=False)
 
@@ -134,8 +107,8 @@ def test_the_first_losses_of_a_config_at_full_size_are_those_that_were_kept(conf
 def write_golden(chosen: list[str]) -> None:
     """Write the curves of the configs whose name holds one of the words, of all without any."""
     golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {"small": {}, "full": {}}
-    for size, configs in {"small": [*PRETRAINING, *PAIRS], "full": [*PRETRAINING, *PAIRS, *FINETUNING]}.items():
-        for config in configs:
+    for size in ("small", "full"):
+        for config in [*PRETRAINING, *PAIRS]:
             if not chosen or any(word in f"{size}/{config}" for word in chosen):
                 with tempfile.TemporaryDirectory() as folder:
                     golden[size][config] = curve(config, Path(folder), size == "small")
