@@ -217,6 +217,14 @@ def texts_of(rows: Any) -> list[str]:
     return found
 
 
+def _name_of_test(data: TaskArguments, whole: str) -> str:
+    """Return where the test rows are from: the data set as a whole, or a file or split of their own."""
+    test = number_or_text(data.test_data)
+    if not isinstance(test, str):
+        return whole
+    return Path(test).name if Path(test).is_file() else f"{whole}, split {test}"
+
+
 def card_of_finetuning(arguments: FineTuneArguments, results: dict[str, Any], data: TextData, task: Any) -> CardData:
     """Return what the model card says about a run; `results` is what results.json holds."""
     where = data.provenance
@@ -238,7 +246,7 @@ def card_of_finetuning(arguments: FineTuneArguments, results: dict[str, Any], da
         hyperparameters=flat_settings(results["settings"]),
         versions=results["versions"],
         hardware=results["hardware"],
-        evaluation_data=f"{results['rows']['test']} held-out rows of {where.name}",
+        evaluation_data=f"{results['rows']['test']} held-out rows of {_name_of_test(arguments.data, where.name)}",
         evaluation_command=results["command"],
         scores=results["scores"],
         baselines=results["baselines"],

@@ -179,7 +179,10 @@ def test_every_config_that_comes_with_the_recipe_can_be_read(path, tmp_path):
 def test_columns_of_other_names_are_mapped(tmp_path):
     rows = [{"review": row["text"], "stars": row["label"]} for row in rows_of("classification")]
     columns = ["--columns", "{text: review, label: stars}"]
-    assert run("classification", tmp_path / "run", *columns, rows=rows)["rows"]["train"] > 20
+    others = write(tmp_path / "others.jsonl", [{**row, "review": f"also {row['review']}"} for row in rows[:9]])
+    results = run("classification", tmp_path / "run", *columns, "--test_data", others, rows=rows)
+    assert results["rows"]["train"] > 20 and results["rows"]["test"] == 9
+    assert "9 held-out rows of others.jsonl" in (tmp_path / "run" / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize(
