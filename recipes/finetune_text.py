@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> dict:
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = parse_finetune_arguments(argv, __doc__)
     data, training, folder = arguments.data, arguments.training, arguments.training.output_dir
-    check_launch(training.distributed_state, training.mixed_precision)
+    check_launch(training.distributed_state, training.mixed_precision, whole_weights=True)
     checkpoint = checkpoint_to_resume(folder, training.resume_from_checkpoint)
     is_main = training.process_index == 0
     if is_main:

@@ -12,6 +12,7 @@ def check_launch(
     state: Any,
     mixed_precision: str,
     num_processes: int | None = None,
+    whole_weights: bool = False,
     environment: Mapping[str, str] = os.environ,
 ) -> None:
     """Refuse a run that got less than it was asked for, before any data is loaded.
@@ -25,6 +26,7 @@ def check_launch(
             whether weights will be divided.
         mixed_precision: of the run: "no", "bf16" or "fp16".
         num_processes: the number that the user wants, where one was given.
+        whole_weights: the recipe saves and scores its model in one process, and so cannot have its weights divided.
         environment: the variables, for tests.
 
     Raises:
@@ -53,6 +55,9 @@ def check_launch(
         advice.append("no GPU was found, or use_cpu was given: start it by recipes/accelerate/cpu.yaml or by torchrun")
     if sharded:
         asked.append(f"distributed_type {sharded}")
+    stage = environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "")
+    if whole_weights and (sharded == "FSDP" or stage == "3"):
+        advice.append("this recipe has each process hold all weights: take recipes/accelerate/ddp.yaml or zero2.yaml")
     precision = environment.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision not in ("no", mixed_precision):
         asked.append(f"mixed_precision {precision}")

@@ -46,7 +46,9 @@ class TextArguments:
     validation_data: str = argument("0.05", "share of the texts held out, a file, or a split of a Hub data set")
     max_rows: int | None = argument(None, "at most so many training texts, drawn by the seed")
     row_length: int = argument(128, "tokens of a row, at most; longer texts are cut into several")
-    packing: bool = argument(True, "put several short texts into one row; they do not see each other")
+    packing: bool = argument(
+        True, "put several short texts into one row; they do not see each other, but for span_corruption (as in T5)"
+    )
     data_config: str | None = argument(None, "configuration of a Hub data set that has several")
     data_revision: str | None = argument(None, "branch, tag or commit of a Hub data set")
     data_license: str | None = argument(None, "licence of your own data, for the card")

@@ -30,7 +30,7 @@ def environment(*options: str) -> dict[str, str]:
 def check(found: str, variables: dict[str, str], precision: str = "no", num_processes: int | None = None) -> None:
     number, kind, device = SHAPES[found]
     state = SimpleNamespace(num_processes=number, distributed_type=kind, device=torch.device(device))
-    check_launch(state, precision, num_processes, variables)
+    check_launch(state, precision, num_processes, environment=variables)
 
 
 @pytest.fixture(autouse=True)
@@ -74,9 +74,11 @@ def test_weights_that_are_not_divided_where_the_profile_says_so_are_refused():
         num_processes=2, distributed_type="MULTI_GPU", device=torch.device("cuda"), mixed_precision="no"
     )
     with pytest.raises(ValueError, match="asked for: distributed_type FSDP; profile got: .*MULTI_GPU"):
-        check_launch(state, "no", None, variables)
+        check_launch(state, "no", environment=variables)
     state.distributed_type = "FSDP"
-    check_launch(state, "no", None, variables)
+    check_launch(state, "no", environment=variables)
+    with pytest.raises(ValueError, match=r"each process hold all weights: take recipes/accelerate/ddp\.yaml"):
+        check_launch(state, "no", whole_weights=True, environment=variables)
 
 
 def test_another_precision_than_the_profiles_is_refused():
