@@ -9,6 +9,8 @@ recurrent models do.
 Shapes: B batch, T query and S key length, D hidden size, H heads, E head size.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -142,11 +144,27 @@ class MultiHeadAttention(nn.Module):
         """(B, T, H * E) -> (B, H, T, E)."""
         return projected.view(*projected.shape[:-1], -1, self.head_dim).transpose(1, 2)
 
+    def own_heads(self, bias: Tensor, heads: int) -> Tensor:
+        """Return the part of a position bias (1 or B, H, T, S) that is for the heads which this process has.
+
+        Under tensor parallelism these are some of them.
+        """
+        if bias.shape[1] in (1, heads):
+            return bias
+        weight: Any = self.q_proj.weight
+        mesh = weight.device_mesh
+        first = heads * mesh.get_local_rank("tp" if mesh.ndim > 1 else None)
+        return bias[:, first : first + heads]
+
     def weigh(
         self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
     ) -> tuple[Tensor, Tensor | None]:
         """Return the context (B, T, H, E) and, of the eager implementation, the weights (B, H, T, S)."""
         attention, dropout = eager_attention, self.dropout if self.training else 0.0
+        if isinstance(attention_mask, Tensor) and attention_mask.ndim == 4:  # a position bias may be in it
+            attention_mask = self.own_heads(attention_mask, query.shape[1])
+        if (bias := kwargs.get("position_bias")) is not None:
+            kwargs["position_bias"] = self.own_heads(bias, query.shape[1])
         if self.config.attention_type != "additive":
             attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         if self.config._attn_implementation == "sdpa" and kwargs.get("position_bias") is None:

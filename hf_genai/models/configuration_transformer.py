@@ -10,12 +10,16 @@ from transformers import PreTrainedConfig
 from .fields import positive_int_field, probability_field
 
 
-def parallel_plan(layers: str = "layers.*.", attentions: Sequence[str] = ("self_attn",)) -> dict[str, str]:
-    """Return how tensor parallelism divides layers: what a sub-layer begins with by columns, what ends it by rows."""
+def parallel_plan(stack: str = "", attentions: Sequence[str] = ("self_attn",)) -> dict[str, str]:
+    """Return how tensor parallelism divides layers: what a sub-layer begins with by columns, what ends it by rows.
+
+    A table of relative positions is whole in each process, which reads it for its own heads.
+    """
     projections = [f"{attention}.{which}_proj" for attention in attentions for which in "qkvo"]
     projections += [f"mlp.{which}_proj" for which in ("gate", "up", "down")]
     ends = ("o_proj", "down_proj")
-    return {f"{layers}{name}": "rowwise" if name.endswith(ends) else "colwise" for name in projections}
+    plan = {f"{stack}layers.*.{name}": "rowwise" if name.endswith(ends) else "colwise" for name in projections}
+    return {f"{stack}relative_bias": "replicated_with_grad_allreduce", **plan}
 
 
 def initial_std(hidden_size: int, kept_up_to: int = 512) -> float:
@@ -119,9 +123,14 @@ class GenaiTransformerConfig(PreTrainedConfig):
         if self.initializer_range is None:
             self.initializer_range = initial_std(self.hidden_size)
         super().__post_init__(**kwargs)
-        plan = getattr(type(self), "base_model_tp_plan", None)
-        if plan and not self.gated_mlp:  # a plan names only what is there
-            self.base_model_tp_plan = {name: style for name, style in plan.items() if "gate_proj" not in name}
+        if plan := getattr(type(self), "base_model_tp_plan", None):
+            self.base_model_tp_plan = self.within_layout(plan)
+
+    def within_layout(self, plan: dict[str, str]) -> dict[str, str]:
+        """Return what of a plan this layout has."""
+        relative = self.position_embedding_type == "relative_bias"
+        absent = (*(() if self.gated_mlp else ("gate_proj",)), *(() if relative else ("relative_bias",)))
+        return {name: style for name, style in plan.items() if not name.endswith(absent)}
 
     @property
     def head_dropout_prob(self) -> float:

@@ -36,11 +36,11 @@ from .t5_stacks import GenaiT5Decoder, GenaiT5Encoder, GenaiT5PreTrainedModel
 class GenaiT5Model(GenaiT5PreTrainedModel):
     """The encoder-decoder without a head."""
 
-    # as in GPT, in both halves; a table of relative biases holds all heads, of which a process would have a share
+    # as in GPT, in both halves
     _tp_plan: ClassVar[dict[str, str]] = {
         "encoder.embed_tokens": "embedding_rowwise",
-        **parallel_plan("encoder.layers.*."),
-        **parallel_plan("decoder.layers.*.", ("self_attn", "cross_attn")),
+        **parallel_plan("encoder."),
+        **parallel_plan("decoder.", ("self_attn", "cross_attn")),
     }
 
     def __init__(self, config: GenaiT5Config):

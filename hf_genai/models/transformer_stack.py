@@ -57,6 +57,10 @@ class GenaiTransformerPreTrainedModel(GenaiPreTrainedModel):
             )
         return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
 
+    def init_parallel_plans(self) -> None:
+        super().init_parallel_plans()
+        self._tp_plan = self.config.within_layout(self._tp_plan)
+
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)

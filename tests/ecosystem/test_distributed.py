@@ -35,7 +35,8 @@ for case in sys.argv[2:]:
 """
 CASES = (
     *("GPT-modern-tp", "GPT-classic-tp", "GPT-modern-fsdp", "GPT-modern-pp", "GPT-classic-pp"),
-    *("BERT-modern-tp", "BERT-classic-tp", "BERT-modern-fsdp", "T5-modern-tp", "T5-modern-fsdp", "T5-classic-fsdp"),
+    *("BERT-modern-tp", "BERT-classic-tp", "BERT-modern-fsdp"),
+    *("T5-modern-tp", "T5-classic-tp", "T5-modern-fsdp", "T5-classic-fsdp"),
 )
 
 
