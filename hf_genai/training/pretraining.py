@@ -1,6 +1,7 @@
 """What the pretraining recipe is made of: its arguments, and from raw texts to rows, objective and model."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -322,10 +323,10 @@ def baselines(
     texts, held_out = (seen_by_the_model(objective, rows, collate) for rows in (train, validation))
     causal = objective in ("clm", "fim")
     predicted = [text[1:] for text in held_out] if causal else held_out
-    found = {"single tokens' frequencies": {"loss": unigram_loss(texts, predicted, vocab_size)}}
+    found = {"single tokens' frequencies": unigram_loss(texts, predicted, vocab_size)}
     if causal:
-        found["pairs of tokens (bigram)"] = {"loss": bigram_loss(texts, held_out, vocab_size)}
-    return {name: {key: round(value, 4) for key, value in row.items()} for name, row in found.items()}
+        found["pairs of tokens (bigram)"] = bigram_loss(texts, held_out, vocab_size)
+    return {name: {"loss": round(loss, 4), "perplexity": round(math.exp(loss), 2)} for name, loss in found.items()}
 
 
 @torch.no_grad()
