@@ -211,6 +211,7 @@ class SelfAttention(MultiHeadAttention):
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         past_key_values: Cache | None = None,
         texts: tuple[list[int], list[int]] | None = None,
+        wanted: Tensor | None = None,
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
         """Return (B, T, D), and the weights (B, H, T, S) where the implementation has them.
@@ -220,16 +221,25 @@ class SelfAttention(MultiHeadAttention):
             attention_mask: as the implementation wants it, made by transformers' masking_utils.
             position_embeddings: cosines and sines (B, T, E), to turn queries and keys by.
             past_key_values: keys and values of earlier tokens; takes up the new ones.
-            texts: B is 1, and the row is texts of these lengths, end to end; second, those of their sources.
+            texts: B is 1, and the row is texts of these lengths, end to end; second, those of their sources or, with
+                `wanted`, how many are wanted of each.
+            wanted: (W,), the only places of the row whose tokens are to look at the others.
         """
-        projected = project(hidden_states, self.q_proj, self.k_proj, self.v_proj)
+        if wanted is None:
+            projected = project(hidden_states, self.q_proj, self.k_proj, self.v_proj)
+        else:
+            asking = self.q_proj(hidden_states.index_select(1, wanted))
+            projected = [asking, *project(hidden_states, self.k_proj, self.v_proj)]
         query, key, value = (self.heads(x) for x in projected)  # (B, H, T, E)
         if position_embeddings is not None:
-            query, key = rotate(query, *position_embeddings), rotate(key, *position_embeddings)
+            key = rotate(key, *position_embeddings)
+            if wanted is not None:
+                position_embeddings = tuple(angles.index_select(1, wanted) for angles in position_embeddings)
+            query = rotate(query, *position_embeddings)
         if past_key_values is not None:
             cache = getattr(past_key_values, "self_attention_cache", past_key_values)
             key, value = cache.update(key, value, self.layer_idx)  # (B, H, S, E)
-        lengths = None if texts is None else (texts[0], texts[0])
+        lengths = None if texts is None else (texts[0 if wanted is None else 1], texts[0])
         return self.attend(query, key, value, attention_mask, lengths, **kwargs)
 
 

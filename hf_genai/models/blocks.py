@@ -77,9 +77,10 @@ class TransformerLayer(GradientCheckpointingLayer):
         encoder_attention_mask: Tensor | None = None,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         past_key_values: Cache | None = None,
+        wanted: Tensor | None = None,
         **kwargs,
     ) -> Tensor:
-        """(B, T, D) -> (B, T, D).
+        """(B, T, D) -> (B, T, D) or, with `wanted`, (B, W, D): what becomes of W of the T tokens.
 
         What may need a gradient comes first, as checkpoints follow positional tensors only: the mask, too, since a
         position bias may be in it.
@@ -89,8 +90,14 @@ class TransformerLayer(GradientCheckpointingLayer):
             hidden_states,
             self.self_attn_norm,
             lambda x: self.self_attn(
-                x, attention_mask, position_embeddings=position_embeddings, position_bias=position_bias, **more
+                x,
+                attention_mask,
+                position_embeddings=position_embeddings,
+                position_bias=position_bias,
+                wanted=wanted,
+                **more,
             )[0],
+            wanted,
         )
         if encoder_hidden_states is not None:
             hidden_states = self.add(
@@ -100,8 +107,9 @@ class TransformerLayer(GradientCheckpointingLayer):
             )
         return self.add(hidden_states, self.mlp_norm, self.mlp)
 
-    def add(self, hidden_states: Tensor, norm: nn.Module, sublayer) -> Tensor:
-        """Add what a sub-layer makes of hidden_states (B, T, D) to them."""
+    def add(self, hidden_states: Tensor, norm: nn.Module, sublayer, wanted: Tensor | None = None) -> Tensor:
+        """Add what a sub-layer makes of hidden_states (B, T, D) to them, or to those at the places `wanted`."""
+        residual = hidden_states if wanted is None else hidden_states.index_select(1, wanted)
         if self.pre_norm:
-            return self.dropout(sublayer(norm(hidden_states)), hidden_states)
-        return norm(self.dropout(sublayer(hidden_states), hidden_states))
+            return self.dropout(sublayer(norm(hidden_states)), residual)
+        return norm(self.dropout(sublayer(hidden_states), residual))

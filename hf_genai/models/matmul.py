@@ -99,7 +99,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if x.device.type != "cpu" or not fast_path_allowed(x, weight, bias):
         return F.linear(x, weight, bias)
     # torch takes three dimensions for a batched product, five times slower for one row, so rows are rows here
-    flat, shape = x.reshape(rows, -1), (*x.shape[:-1], len(weight))
+    flat, shape = x.reshape(rows, x.shape[-1]), (*x.shape[:-1], len(weight))
     large = max(rows, 2) * weight.numel() >= SMALLEST_PRODUCT and weight.dtype == torch.float32
     if not large or (product := _onednn()) is None:
         return F.linear(flat, weight, bias).view(shape)

@@ -105,7 +105,12 @@ class GenaiBertForMaskedLM(GenaiBertLanguageModel):
                 yes.
         """
         items = {"num_items_in_batch": kwargs.pop("num_items_in_batch", None)}
-        outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
+        wanted = None
+        if labels is not None and (self.training if skip_logits is None else skip_logits):
+            wanted = labels != -100
+        outputs = self.model(
+            *(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds), wanted=wanted, **kwargs
+        )
         loss, logits = self.predict_masked(
             outputs.last_hidden_state, labels, skip_logits, label_smoothing=label_smoothing, **items
         )

@@ -246,25 +246,27 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         unpad: bool = True,
+        wanted: Tensor | None = None,
         **kwargs,
     ) -> list[Texts] | None:
-        """Return how the texts of the rows, and of their sources, lie end to end; None where the rows go as they are.
+        """Return how the texts of the rows lie end to end and, second, their sources or what of them is wanted.
 
-        That is: without padding and packing, where anything but these layers looks at what they make of a row, and on
-        devices where one call for each length of text would cost more than padding.
+        None where the rows go as they are: without padding and packing, where anything but these layers looks at what
+        they make of a row, and on devices where one call for each length of text would cost more than padding.
         """
         if self.config._attn_implementation != "sdpa" or hidden.device.type != "cpu":
             return None
         if not fast_path_allowed(hidden, any_dtype=True) or self.watched(**kwargs):
             return None
+        if wanted is not None and not self.can_choose(hidden, wanted, encoder_hidden_states):
+            wanted = None
         masks, rows = [attention_mask], [hidden]
         if encoder_hidden_states is not None:
             masks, rows = [*masks, encoder_attention_mask], [*rows, encoder_hidden_states]
-        if all(mask is None for mask in masks):
-            if position_ids is None or len(rows) == 2:
-                return None
+        if all(mask is None for mask in masks) and position_ids is not None and len(rows) == 1:
             numbers, several = number_by_position(position_ids.expand(len(hidden), -1))
-            return lay_out(numbers) if several else None
+            if several or wanted is not None:
+                return lay_out(numbers, *([] if wanted is None else [torch.where(wanted, numbers, -1)]))
         if not unpad:
             return None
         real = []
@@ -272,13 +274,23 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
             if mask is not None and mask.shape != row.shape[:2]:
                 return None
             real.append(row.new_ones(row.shape[:2], dtype=torch.bool) if mask is None else mask.bool())
-        if all(mask.all() for mask in real):
+        if wanted is None and all(mask.all() for mask in real):
             return None
         if self.is_causal and (~real[0][:, :-1] & real[0][:, 1:]).any():
             return None  # the last padding before a text predicts its first token
         if self.relative_bias is not None and any((mask.diff(dim=1).sum(1) > 1).any() for mask in real):
             return None  # distances are counted over what lies between
+        if wanted is not None:
+            real.append(wanted & real[0])
         return lay_out(*map(number_by_mask, real))
+
+    def can_choose(self, hidden: Tensor, wanted: Tensor, encoder_hidden_states: Tensor | None) -> bool:
+        """Whether the last layer can do without the places that nobody wants: it looks everywhere without a mask."""
+        if self.is_causal or self.relative_bias is not None or encoder_hidden_states is not None:
+            return False
+        return (
+            wanted.shape == hidden.shape[:2] and isinstance(self.layers[-1], TransformerLayer) and bool(wanted.any())
+        )
 
     def watched(self, **kwargs) -> bool:
         """Whether somebody wants to see what the layers give, row by row."""
@@ -300,14 +312,17 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
         """Run the layers over embedded tokens (B, T, D) -> (B, T, D).
 
         In training, where it pays, padding is left out, and gives 0; `unpad` among the kwargs, True or False, decides
-        otherwise. So what the model gives in evaluation does not depend on how it was computed.
+        otherwise. So what the model gives in evaluation does not depend on how it was computed. A head that reads only
+        some places has `wanted` (B, T) among the kwargs, True there; what the others give may be 0 then.
         """
         with_source = encoder_hidden_states is not None
         step = None if kwargs else cached_step(self.layers, self.config, hidden, past_key_values, with_source)
-        texts, unpad = None, kwargs.pop("unpad", self.training)
+        texts, wanted = None, kwargs.pop("wanted", None)
+        unpad = kwargs.pop("unpad", self.training or wanted is not None)
         if step is None and past_key_values is None:
             given = (attention_mask, position_ids, encoder_hidden_states, encoder_attention_mask, unpad)
-            texts = self.find_texts(hidden, *given, **kwargs)
+            texts = self.find_texts(hidden, *given, wanted, **kwargs)
+        some = texts is not None and not with_source and len(texts) == 2  # of the last layer, some places are wanted
         if step is not None and attention_mask is None and self.relative_bias is None:
             mask = bias = None  # one new token a row sees all before it
         elif texts is not None:
@@ -333,6 +348,8 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
             hidden = step.run(hidden[:, 0], flat, past_key_values, mask, encoder_attention_mask, with_source)
             return (hidden if self.norm is None else self.norm(hidden)).unsqueeze(1)
         for layer in self.layers:
+            if some and layer is self.layers[-1]:
+                kwargs["wanted"] = wanted.flatten()[texts[0].places].nonzero()[:, 0]
             hidden = layer(
                 hidden,
                 mask,
@@ -345,7 +362,7 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
                 **kwargs,
             )
         hidden = hidden if self.norm is None else self.norm(hidden)
-        return hidden if texts is None else texts[0].restore(hidden)
+        return hidden if texts is None else texts[1 if some else 0].restore(hidden)
 
 
 def cache_is_empty(cache: Cache) -> bool:

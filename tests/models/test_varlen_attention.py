@@ -24,7 +24,7 @@ def calls(monkeypatch):
     found = []
 
     def spy(*arguments):
-        found.append(arguments[-1])
+        found.append(arguments[-1])  # the lengths of the texts that are looked at
         return attend_by_text(*arguments)
 
     monkeypatch.setattr(attention, "attend_by_text", spy)
@@ -164,3 +164,23 @@ def test_dropped_weights_keep_the_mean():
     found = layer.train()(x.repeat(1, 1000, 1), texts=([4] * 1000,) * 2)[0].view(1000, 4, 16)
     assert found.std(0).mean() > 0.1
     assert ((found.mean(0) - wanted).abs() < 5 * found.std(0) / 1000**0.5).all()
+
+
+@pytest.mark.parametrize("variant", ["modern", "classic", "roberta, no token types"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_last_layer_works_only_where_a_word_was_masked(variant, packed, calls):
+    model = make("bert", variant, **NO_DROPOUT).train()
+    batch = {"input_ids": text(batch=2, length=9)["input_ids"]}
+    if packed:
+        positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 0, 1], [0, 1, 0, 1, 2, 3, 4, 5, 6]])
+        batch["position_ids"] = positions + model.config.position_offset
+    batch["labels"] = torch.full((2, 9), -100)
+    batch["labels"][[0, 0, 1, 1], [1, 5, 2, 8]] = torch.tensor([5, 6, 7, 8])
+    everywhere = loss_and_gradients(model, "eager", **batch)
+    torch.testing.assert_close(loss_and_gradients(model, "sdpa", **batch), everywhere, atol=1e-5, rtol=1e-4)
+    assert calls == ([[2, 2, 3, 4, 7]] * 2 if packed else [[9, 9]] * 2)
+    assert model.eval()(**batch, skip_logits=True).loss.item() == pytest.approx(everywhere[0].item(), rel=1e-5)
+    with pytest.raises(ValueError, match="labels"):
+        model.train()(**{**batch, "labels": batch["labels"][:, :5]})
+    batch["labels"][:] = -100
+    assert model(**batch).loss.isfinite()
