@@ -1,4 +1,4 @@
-"""What a table of conversion_tables.py is made of."""
+"""What the tables of conversion are made of, and what they share."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -86,3 +86,26 @@ class Layout:
     read: Callable[[Any, str], dict[str, Any]] = lambda config, head: {}
     write: Callable[[Any, str], dict[str, Any]] = lambda config, head: {}
     writable: bool = True
+
+
+def same(*names: str) -> dict[str, str]:
+    return {name: name for name in names}
+
+
+def default_head_dim(config: Any) -> int:
+    return config.hidden_size // config.num_attention_heads
+
+
+def whole_heads(config: Any) -> int:
+    """Return the nearest hidden_size that the heads share evenly."""
+    return config.hidden_size - config.hidden_size % config.num_attention_heads
+
+
+ONE_KIND_OF_HEADS = {
+    "hidden_size": whole_heads,
+    "num_key_value_heads": lambda config: config.num_attention_heads,
+    "head_dim": default_head_dim,
+}
+CLASSIFIER: Rows = (("classifier", "classifier"),)
+ANSWERS: Rows = (("qa_outputs", "qa_outputs"),)
+TWO_OUTPUTS = {"num_labels": 2}  # of ours, always: where an answer begins and where it ends
