@@ -17,7 +17,7 @@ from ..objectives import fill_in_the_middle
 from ..objectives.causal_lm import CausalLMCollator
 from ..objectives.masked_lm import MaskedLMCollator, word_ids
 from ..objectives.prefix_lm import PrefixLMCollator
-from ..objectives.span_corruption import SpanCorruptionCollator, length_before
+from ..objectives.span_corruption import SpanCorruptionCollator, length_before, sentinel_ids
 from .arguments import check_push
 from .loop import LoopOptions
 from .parsing import argument, parse
@@ -296,7 +296,11 @@ def new_model(arguments: PretrainArguments, tokenizer: PreTrainedTokenizerBase) 
 
 
 def seen_by_the_model(objective: str, rows: Dataset, collate: Callable[[list[dict]], dict]) -> list[list[int]]:
-    """Return the texts whose next tokens are predicted, as the objective has them; of others, the predicted tokens."""
+    """Return the texts whose next tokens are predicted, as the objective has them; of others, the predicted tokens.
+
+    Sentinels count as one token, since their order is known.
+    """
+    sentinels = torch.tensor(sentinel_ids(collate.tokenizer) if isinstance(collate, SpanCorruptionCollator) else [0])
     found: list[list[int]] = []
     if hasattr(collate, "generator"):
         collate.generator = torch.Generator().manual_seed(0)
@@ -304,7 +308,8 @@ def seen_by_the_model(objective: str, rows: Dataset, collate: Callable[[list[dic
         batch = collate([rows[place] for place in range(start, min(start + 64, len(rows)))])
         for place, labels in enumerate(batch["labels"]):
             if objective not in ("clm", "fim"):
-                found.append(labels[labels != -100].tolist())
+                labels = labels[labels != -100]
+                found.append(torch.where(torch.isin(labels, sentinels), sentinels[0], labels).tolist())
                 continue
             ids, starts = batch["input_ids"][place], (batch["position_ids"][place] == 0).nonzero().flatten().tolist()
             for begin, end in zip(starts, [*starts[1:], len(ids)], strict=True):

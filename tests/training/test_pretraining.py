@@ -13,6 +13,7 @@ from transformers import AutoModel, AutoTokenizer
 from hf_genai.data import train_tokenizer
 from hf_genai.objectives.causal_lm import CausalLMCollator
 from hf_genai.objectives.masked_lm import MaskedLMCollator
+from hf_genai.objectives.span_corruption import SpanCorruptionCollator
 from hf_genai.training.pretraining import (
     baselines,
     check_fit,
@@ -165,6 +166,12 @@ def test_a_baseline_is_measured_on_what_the_model_predicts():
     tokenizer.add_special_tokens({"mask_token": "<mask>"})
     masked = seen_by_the_model("mlm", rows, MaskedLMCollator(tokenizer, mask_prob=0.5))
     assert 0 < sum(map(len, masked)) < 7
+    tokenizer.add_tokens(["<extra_id_0>", "<extra_id_1>"], special_tokens=True)
+    first, second = tokenizer.convert_tokens_to_ids(["<extra_id_0>", "<extra_id_1>"])
+    rows = Dataset.from_dict({"input_ids": [[5, 6] * 10]})
+    (spans,) = seen_by_the_model("span_corruption", rows, SpanCorruptionCollator(tokenizer, 0.3))
+    assert spans.count(first) == 2
+    assert second not in spans
 
 
 def test_rows_are_as_long_after_the_objective_as_asked_for(tmp_path):
