@@ -8,6 +8,7 @@ import torch
 import transformers
 from tiny_cases import BATCH, BERT, CHOICES, GPT, LABELS, RNN, SOURCE, T5, TARGET, Case, cases
 from torch import nn
+from transformers.utils.generic import find_labels
 
 from hf_genai.registry import load
 
@@ -74,6 +75,24 @@ def test_the_loss_is_finite_and_falls_on_one_batch(case):
         losses.append(loss.item())
     assert all(math.isfinite(loss) for loss in losses)
     assert losses[-1] < 0.8 * losses[0]
+
+
+@each_that(lambda case: case.has_head)
+def test_trainer_asks_for_no_label_that_a_batch_does_not_have(case):
+    """With one more, its evaluation has no loss."""
+    assert set(find_labels(type(case.model()))) <= case.batch(labels=True).keys()
+
+
+@pytest.mark.parametrize("family", [RNN, BERT, GPT, T5])
+def test_a_plain_trainer_evaluates_the_loss(family, tmp_path):
+    kinds = {RNN: "seq2seq", BERT: "masked", GPT: "causal", T5: "seq2seq"}
+    case = next(case for _, case in cases() if (case.family, case.kind) == (family, kinds[family]) and case.has_head)
+    batch = case.batch(labels=True)
+    rows = [{name: values[place] for name, values in batch.items()} for place in range(BATCH)]
+    arguments = transformers.TrainingArguments(tmp_path, report_to="none", use_cpu=True)
+    model = case.model()
+    found = transformers.Trainer(model, arguments, eval_dataset=rows).evaluate()["eval_loss"]
+    assert found == pytest.approx(model(**batch).loss.item(), rel=1e-5)
 
 
 @each

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
+from transformers.utils import TransformersKwargs
 
 from .linear_cross_entropy import cross_entropy, linear_cross_entropy
 from .matmul import Linear
@@ -16,10 +17,33 @@ from .seq2seq import check_ids, weight_and_bias
 from .token_step import hooked, step_of
 
 
+class LanguageModelKwargs(TransformersKwargs, total=False):
+    """What a language model takes beside the arguments of its `forward`.
+
+    Trainer takes every argument of `forward` with "label" in its name for something that each batch must have to be
+    evaluated; so these are not among them.
+
+    Args:
+        shift_labels: of causal models: (B, T), the labels shifted already.
+        label_smoothing: share of the probability that the target spreads over the vocabulary, 0 to 1 (Szegedy et al.
+            2016, arXiv:1512.00567, section 7).
+    """
+
+    shift_labels: Tensor | None
+    label_smoothing: float
+
+
+def loss_options(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Take out of the kwargs of a `forward` what is for the loss alone."""
+    return {name: kwargs.pop(name) for name in ("num_items_in_batch", "label_smoothing") if name in kwargs}
+
+
 class LanguageModelHead:
     """For a `PreTrainedModel` with an `lm_head`: logits and loss, the one without the other where that is cheaper."""
 
     lm_head: nn.Module
+    # `forward` takes label_smoothing
+    smooths_labels = True
     # of the PreTrainedModel that this is mixed into
     config: Any
     training: bool

@@ -31,10 +31,12 @@ from .bert_stack import BertStack, GenaiBertPredictionHead, GenaiBertPreTrainedM
 from .configuration_bert import GenaiBertConfig
 from .heads import (
     LanguageModelHead,
+    LanguageModelKwargs,
     check_classes,
     check_labels,
     choice_loss,
     classification_loss,
+    loss_options,
     next_labels,
     span_loss,
 )
@@ -94,8 +96,7 @@ class GenaiBertForMaskedLM(GenaiBertLanguageModel):
         inputs_embeds: Tensor | None = None,
         labels: torch.LongTensor | None = None,
         skip_logits: bool | None = None,
-        label_smoothing: float = 0.0,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[LanguageModelKwargs],
     ) -> MaskedLMOutput:
         """Predict the token at each place of (B, T) ids.
 
@@ -103,17 +104,16 @@ class GenaiBertForMaskedLM(GenaiBertLanguageModel):
             labels: (B, T), -100 where none is to be predicted.
             skip_logits: return the loss without the logits, and work only where there is a label. None: in training,
                 yes.
+            kwargs: also label_smoothing, see `LanguageModelKwargs`.
         """
-        items = {"num_items_in_batch": kwargs.pop("num_items_in_batch", None)}
+        options = loss_options(kwargs)
         wanted = None
         if labels is not None and (self.training if skip_logits is None else skip_logits):
             wanted = labels != -100
         outputs = self.model(
             *(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds), wanted=wanted, **kwargs
         )
-        loss, logits = self.predict_masked(
-            outputs.last_hidden_state, labels, skip_logits, label_smoothing=label_smoothing, **items
-        )
+        loss, logits = self.predict_masked(outputs.last_hidden_state, labels, skip_logits, **options)
         return MaskedLMOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
 
@@ -151,13 +151,11 @@ class GenaiBertForCausalLM(GenaiBertLanguageModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         skip_logits: bool | None = None,
-        label_smoothing: float = 0.0,
-        shift_labels: torch.LongTensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[LanguageModelKwargs],
     ) -> CausalLMOutputWithCrossAttentions:
         """Predict each next token of (B, T) ids; labels, source and cache are as those of `GenaiGPTForCausalLM`."""
-        shift_labels = next_labels(labels, shift_labels, self.config.vocab_size)
-        items = {"num_items_in_batch": kwargs.pop("num_items_in_batch", None)}
+        shift_labels = next_labels(labels, kwargs.pop("shift_labels", None), self.config.vocab_size)
+        options = loss_options(kwargs)
         outputs = self.model(
             *(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds),
             *(encoder_hidden_states, encoder_attention_mask, past_key_values),
@@ -165,9 +163,7 @@ class GenaiBertForCausalLM(GenaiBertLanguageModel, GenerationMixin):
             **kwargs,
         )
         past, hidden = outputs.past_key_values, self.prediction(outputs.last_hidden_state)
-        loss, logits = self.predict(
-            hidden, shift_labels, skip_logits, logits_to_keep, label_smoothing, past=past, **items
-        )
+        loss, logits = self.predict(hidden, shift_labels, skip_logits, logits_to_keep, past=past, **options)
         more = (outputs.hidden_states, outputs.attentions, outputs.cross_attentions)
         return CausalLMOutputWithCrossAttentions(loss, logits, past, *more)
 
@@ -205,8 +201,7 @@ class GenaiBertForPreTraining(GenaiBertLanguageModel):
         labels: torch.LongTensor | None = None,
         next_sentence_label: torch.LongTensor | None = None,
         skip_logits: bool | None = None,
-        label_smoothing: float = 0.0,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[LanguageModelKwargs],
     ) -> GenaiBertForPreTrainingOutput:
         """Predict masked tokens, and the relation of the sentences that token_type_ids 0 and 1 tell apart.
 
@@ -214,11 +209,9 @@ class GenaiBertForPreTraining(GenaiBertLanguageModel):
             labels: (B, T), as `GenaiBertForMaskedLM` has them, skip_logits too.
             next_sentence_label: (B,), 0 where the second sentence follows the first, 1 where it does not.
         """
-        items = {"num_items_in_batch": kwargs.pop("num_items_in_batch", None)}
+        options = loss_options(kwargs)
         outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
-        masked_loss, prediction_logits = self.predict_masked(
-            outputs.last_hidden_state, labels, skip_logits, label_smoothing=label_smoothing, **items
-        )
+        masked_loss, prediction_logits = self.predict_masked(outputs.last_hidden_state, labels, skip_logits, **options)
         relation = self.classifier(outputs.pooler_output)
         losses = [masked_loss, None if next_sentence_label is None else choice_loss(relation, next_sentence_label)]
         losses = [loss for loss in losses if loss is not None]

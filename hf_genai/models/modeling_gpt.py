@@ -25,7 +25,15 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_gpt import GenaiGPTConfig
-from .heads import LanguageModelHead, check_classes, classification_loss, next_labels, span_loss
+from .heads import (
+    LanguageModelHead,
+    LanguageModelKwargs,
+    check_classes,
+    classification_loss,
+    loss_options,
+    next_labels,
+    span_loss,
+)
 from .matmul import Linear
 from .transformer_stack import GenaiTransformerPreTrainedModel, TransformerStack
 
@@ -115,21 +123,18 @@ class GenaiGPTForCausalLM(LanguageModelHead, GenaiGPTPreTrainedModel, Generation
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         skip_logits: bool | None = None,
-        label_smoothing: float = 0.0,
-        shift_labels: torch.LongTensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[LanguageModelKwargs],
     ) -> CausalLMOutputWithCrossAttentions:
         """Predict each next token of (B, T) ids.
 
         Args:
             labels: (B, T), usually the input_ids themselves, shifted here; -100 where none is to be predicted.
-            shift_labels: the same, shifted already.
             skip_logits: return the loss without the logits, which are then never all in memory. None: in training,
                 yes.
-            label_smoothing: share of the probability that the target spreads over the vocabulary.
+            kwargs: also shift_labels and label_smoothing, see `LanguageModelKwargs`.
         """
-        shift_labels = next_labels(labels, shift_labels, self.config.vocab_size)
-        items = {"num_items_in_batch": kwargs.pop("num_items_in_batch", None)}
+        shift_labels = next_labels(labels, kwargs.pop("shift_labels", None), self.config.vocab_size)
+        options = loss_options(kwargs)
         outputs = self.model(
             *(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds),
             *(encoder_hidden_states, encoder_attention_mask),
@@ -137,9 +142,9 @@ class GenaiGPTForCausalLM(LanguageModelHead, GenaiGPTPreTrainedModel, Generation
             **kwargs,
         )
         loss, logits = self.predict(
-            *(outputs.last_hidden_state, shift_labels, skip_logits, logits_to_keep, label_smoothing),
+            *(outputs.last_hidden_state, shift_labels, skip_logits, logits_to_keep),
             past=outputs.past_key_values,
-            **items,
+            **options,
         )
         return CausalLMOutputWithCrossAttentions(
             loss,

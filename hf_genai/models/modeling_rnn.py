@@ -9,6 +9,7 @@ Shapes: B batch, T target and S source length, D hidden size, V vocabulary. Read
 """
 
 import copy
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,14 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 
 from .configuration_rnn import GenaiRNNConfig
 from .fast_path import fast_path_allowed, needs_gradient
-from .heads import LanguageModelHead, check_classes, check_labels, classification_loss, shift_labels_left
+from .heads import (
+    LanguageModelHead,
+    LanguageModelKwargs,
+    check_classes,
+    check_labels,
+    classification_loss,
+    next_labels,
+)
 from .matmul import Linear
 from .recurrent_stacks import GenaiRNNDecoder, GenaiRNNEncoder, GenaiRNNPreTrainedModel, embed
 from .seq2seq import check_ids, shift_tokens_right
@@ -202,8 +210,7 @@ class GenaiRNNForConditionalGeneration(GenaiRNNHeadModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         skip_logits: bool | None = None,
-        label_smoothing: float = 0.0,
-        **kwargs,
+        **kwargs: Unpack[LanguageModelKwargs],
     ) -> Seq2SeqLMOutput:
         """As `GenaiRNNModel`, and predict the next token.
 
@@ -212,8 +219,7 @@ class GenaiRNNForConditionalGeneration(GenaiRNNHeadModel, GenerationMixin):
                 (shifted right) unless it is given.
             skip_logits: return the loss without the logits, which are then never all in memory. None: in training,
                 yes.
-            label_smoothing: share of the probability that the target spreads over the vocabulary (Szegedy et al.
-                2016).
+            kwargs: also label_smoothing, see `LanguageModelKwargs`.
         """
         if labels is not None:
             check_labels(labels, self.config.vocab_size)
@@ -226,7 +232,7 @@ class GenaiRNNForConditionalGeneration(GenaiRNNHeadModel, GenerationMixin):
             return_dict=True,
         )
         loss, logits = self.predict(
-            *(self.dropout(outputs.last_hidden_state), labels, skip_logits, logits_to_keep, label_smoothing),
+            *(self.dropout(outputs.last_hidden_state), labels, skip_logits, logits_to_keep),
             past=outputs.past_key_values,
             **kwargs,
         )
@@ -255,19 +261,15 @@ class GenaiRNNForCausalLM(GenaiRNNHeadModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         skip_logits: bool | None = None,
-        label_smoothing: float = 0.0,
-        shift_labels: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[LanguageModelKwargs],
     ) -> CausalLMOutputWithPast:
         """Predict each next token of (B, T) ids.
 
         Args:
             labels: (B, T), usually the input_ids themselves, shifted here; -100 where none is to be predicted.
-            shift_labels: the same, shifted already.
+            kwargs: also shift_labels and label_smoothing, see `LanguageModelKwargs`.
         """
-        if labels is not None and shift_labels is None:
-            check_labels(labels, self.config.vocab_size)
-            shift_labels = shift_labels_left(labels)
+        shift_labels = next_labels(labels, kwargs.pop("shift_labels", None), self.config.vocab_size)
         outputs = self.model(
             *(input_ids, attention_mask, None, None, None, past_key_values, inputs_embeds, None),
             use_cache=False if self.training and shift_labels is not None else use_cache,
@@ -275,7 +277,7 @@ class GenaiRNNForCausalLM(GenaiRNNHeadModel, GenerationMixin):
             return_dict=True,
         )
         loss, logits = self.predict(
-            *(self.dropout(outputs.last_hidden_state), shift_labels, skip_logits, logits_to_keep, label_smoothing),
+            *(self.dropout(outputs.last_hidden_state), shift_labels, skip_logits, logits_to_keep),
             past=outputs.past_key_values,
             **kwargs,
         )

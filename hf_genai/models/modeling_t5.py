@@ -26,7 +26,15 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_t5 import GenaiT5Config
 from .configuration_transformer import parallel_plan
-from .heads import LanguageModelHead, check_classes, check_labels, classification_loss, span_loss
+from .heads import (
+    LanguageModelHead,
+    LanguageModelKwargs,
+    check_classes,
+    check_labels,
+    classification_loss,
+    loss_options,
+    span_loss,
+)
 from .matmul import Linear
 from .positions import positions_from_mask
 from .seq2seq import check_ids, check_mask
@@ -201,8 +209,7 @@ class GenaiT5ForConditionalGeneration(LanguageModelHead, GenaiT5PreTrainedModel,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         skip_logits: bool | None = None,
-        label_smoothing: float = 0.0,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[LanguageModelKwargs],
     ) -> Seq2SeqLMOutput:
         """As `GenaiT5Model`, and predict the next token.
 
@@ -211,7 +218,7 @@ class GenaiT5ForConditionalGeneration(LanguageModelHead, GenaiT5PreTrainedModel,
                 (shifted right) unless it is given.
             skip_logits: return the loss without the logits, which are then never all in memory. None: in training,
                 yes.
-            label_smoothing: share of the probability that the target spreads over the vocabulary.
+            kwargs: also label_smoothing, see `LanguageModelKwargs`.
         """
         if labels is not None:
             check_labels(labels, self.config.vocab_size)
@@ -222,7 +229,7 @@ class GenaiT5ForConditionalGeneration(LanguageModelHead, GenaiT5PreTrainedModel,
                     decoder_attention_mask = (labels != -100).flip(1).long().cumsum(1).flip(1).clamp(max=1)
                     decoder_attention_mask[:, 0] = 1
             use_cache = False if self.training else use_cache
-        items = {"num_items_in_batch": kwargs.pop("num_items_in_batch", None)}
+        options = loss_options(kwargs)
         outputs = self.model(
             *(input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, past_key_values),
             *(inputs_embeds, decoder_inputs_embeds),
@@ -233,7 +240,7 @@ class GenaiT5ForConditionalGeneration(LanguageModelHead, GenaiT5PreTrainedModel,
         if self.config.scale_decoder_outputs:
             hidden = hidden * self.config.hidden_size**-0.5
         loss, logits = self.predict(
-            *(hidden, labels, skip_logits, logits_to_keep, label_smoothing), past=outputs.past_key_values, **items
+            *(hidden, labels, skip_logits, logits_to_keep), past=outputs.past_key_values, **options
         )
         return Seq2SeqLMOutput(loss=loss, logits=logits, **seq2seq_outputs(outputs))
 

@@ -161,7 +161,7 @@ def _check_column(rows: Any, column: str, name: str) -> None:
             raise ValueError(f"{name}: row {place} should hold {wanted}, not {value!r:.80}")
         if column == "messages":
             try:
-                as_messages(value)
+                as_messages(list(value))  # type: ignore[call-overload]
             except ValueError as error:
                 raise ValueError(f"{name}: row {place}: {error}") from error
 

@@ -1,7 +1,6 @@
 """Seq2SeqTrainer for models that smooth their labels themselves, with checkpoints that are whole or refused."""
 
 import copy
-import inspect
 import logging
 import shutil
 import signal
@@ -107,7 +106,7 @@ class GenaiSeq2SeqTrainer(Seq2SeqTrainer):
     Batches grouped by length come in random order.
 
     Label smoothing: transformers' smoother takes the labels away from the model and needs all logits at once. A model
-    whose `forward` has an argument `label_smoothing` smooths inside its own, chunked loss instead.
+    that says `smooths_labels` does so inside its own, chunked loss instead.
 
     Checkpoints: a marker file stands in the folder until the last byte is written, older checkpoints are deleted only
     then, and a failed save (full disk) removes what it wrote and says so.
@@ -121,9 +120,8 @@ class GenaiSeq2SeqTrainer(Seq2SeqTrainer):
         """Take what Seq2SeqTrainer takes, and the source and target tokenizer, which each checkpoint gets too."""
         super().__init__(*args, **kwargs)
         self.tokenizers = tokenizers
-        forward: Any = self.model.forward  # type: ignore[union-attr]
         self.smooths_inside = False
-        if self.label_smoother is not None and "label_smoothing" in inspect.signature(forward).parameters:
+        if self.label_smoother is not None and getattr(self.model, "smooths_labels", False):
             self.label_smoother, self.smooths_inside = None, True
 
     def _get_train_sampler(self, train_dataset=None):
