@@ -32,8 +32,9 @@ KNOWN = (TransformerLayer, SelfAttention, CrossAttention, FeedForward, DotScore,
 NORMS_AND_DROPOUT = (nn.LayerNorm, nn.RMSNorm, nn.Dropout)
 # Packing costs some steps' time: a generation shorter than this goes without.
 WARM_UP_STEPS = 4
-# With fewer values than this for each row that looks at them, a cache holds them and a plain product is quicker.
-SMALLEST_BAG = 2**18
+# With fewer values than this for each row that looks at them, a cache holds them and a plain product is quicker. With
+# more rows than two it is about as quick anyway.
+SMALLEST_BAG, MOST_BAG_ROWS = 2**18, 2
 
 Rows = Callable[[Tensor], Tensor]
 Pack = Callable[[Tensor, Tensor | None, str | None], Rows]
@@ -145,13 +146,14 @@ def attend_rows(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
 def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
     """Return weights (M, R, S) @ values (M, S, E).
 
-    With few rows R, torch's product reads values that no cache holds at half the speed at which its embedding bags
-    read the rows of a table.
+    With one row R or two, torch's product reads values that no cache holds at half the speed at which its embedding
+    bags read the rows of a table.
     """
     batch, rows, length = weights.shape
     size, stride = values.shape[2], values.stride(0)
     in_rows = values.stride(2) == 1 and values.stride(1) == size and stride % size == 0
-    if values.numel() < rows * SMALLEST_BAG or not in_rows or values.dtype != torch.float32:
+    slower = rows > MOST_BAG_ROWS or values.numel() < rows * SMALLEST_BAG
+    if slower or not in_rows or values.dtype != torch.float32:
         return torch.bmm(weights, values)
     table = values.as_strided(((batch - 1) * stride // size + length, size), (size, 1))
     places = rows_of_table(batch, rows, length, stride // size)

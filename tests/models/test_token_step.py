@@ -144,7 +144,7 @@ def test_steps_leave_gradients_alone():
     assert model.model.layers[0].mlp.up_proj.weight.grad is not None
 
 
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("rows", [1, 2, 3])
 @pytest.mark.parametrize("room", [0, 2])
 def test_a_weighted_sum_by_bags_is_the_product(rows, room, monkeypatch):
     monkeypatch.setattr(token_step, "SMALLEST_BAG", 0)
@@ -155,7 +155,7 @@ def test_a_weighted_sum_by_bags_is_the_product(rows, room, monkeypatch):
     torch.testing.assert_close(token_step.weighted_sum(weights, turned), weights @ turned)
 
 
-@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("beams", [1, 2])
 @pytest.mark.parametrize("loop", [None, hf_genai.fast_generate])
 def test_generation_by_bags_writes_what_the_layers_write(beams, loop, monkeypatch):
     monkeypatch.setattr(token_step, "SMALLEST_BAG", 0)
