@@ -114,15 +114,19 @@ def masked(texts: list[str], tokenizer, rounds: int) -> list[dict]:
     ours, theirs = our_bert(VOCABULARY, LENGTH).train(), peers.bert(VOCABULARY, LENGTH).train()
     check_equal(ours, theirs, peers.weights_of_bert, next(padded.batches()))
     sources = {"padded": padded.batches, "length buckets": lambda: padded.batches(sort=True)}
-    contenders = {kind: (ours, make()) for kind, make in {**sources, "packed": packed.batches}.items()}
-    contenders |= {f"transformers {kind}": (theirs, make()) for kind, make in sources.items()}
     pairs = {
         ("padded", "transformers padded"): 4.4,
         ("packed", "transformers padded"): 4.4,
         ("length buckets", "transformers length buckets"): 2.3,
         ("packed", "transformers length buckets"): 2.3,
     }
-    return compare("mlm", per_token(contenders, rounds, tokenizer.pad_token_id), pairs)
+    rows = []
+    for dropout in (0.1, 0.0):  # 0.1 is the default of both
+        ours, theirs = our_bert(VOCABULARY, LENGTH, dropout).train(), peers.bert(VOCABULARY, LENGTH, dropout).train()
+        contenders = {kind: (ours, make()) for kind, make in {**sources, "packed": packed.batches}.items()}
+        contenders |= {f"transformers {kind}": (theirs, make()) for kind, make in sources.items()}
+        rows += compare(f"mlm, dropout {dropout:g}", per_token(contenders, rounds, tokenizer.pad_token_id), pairs)
+    return rows
 
 
 def causal(texts: list[str], tokenizer, rounds: int) -> list[dict]:
