@@ -9,6 +9,9 @@ from transformers import PreTrainedTokenizerBase
 
 COLUMNS = ("question", "context", "answer", "answer_start")
 
+# Tokens of an answer, at most, where the recipe looks for the best one, and its card asks for one.
+LONGEST_ANSWER = 40
+
 
 def tokenize_questions(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int = 384, stride: int = 128

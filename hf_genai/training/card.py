@@ -7,6 +7,7 @@ from typing import Any
 
 from ..cards import CardData, usage_snippet
 from ..hub import save_for_hub
+from ..objectives.question_answering import LONGEST_ANSWER
 from .arguments import DataArguments, RecipeArguments
 from .results import METRICS, bare
 
@@ -52,7 +53,7 @@ def pipeline_usage(
         "text-classification": ("transformers", "model({given})"),
         "token-classification": ("transformers", "[(token['word'], token['entity']) for token in model({given})]"),
         "summarization": ("hf_genai", "model({given})"),
-        "question-answering": ("hf_genai", "model({given})"),
+        "question-answering": ("hf_genai", f"model({{given}}, max_answer_len={LONGEST_ANSWER})"),
     }
     if task not in calls or not samples:
         return None

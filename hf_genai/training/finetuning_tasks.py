@@ -26,7 +26,7 @@ from ..evaluation.baselines import first_sentence, majority, most_frequent_tags,
 from ..objectives.causal_lm import CausalLMCollator
 from ..objectives.classification import label_names, tokenize_texts
 from ..objectives.dialogue import as_messages, tokenize_dialogues
-from ..objectives.question_answering import best_answers, tokenize_questions
+from ..objectives.question_answering import LONGEST_ANSWER, best_answers, tokenize_questions
 from ..objectives.tagging import tokenize_words
 from .loop import evaluate
 
@@ -192,7 +192,9 @@ class QuestionAnswering(Task):
 
     def score(self, trainer: Any, texts: Dataset, rows: Dataset) -> tuple[Scores, Samples]:
         predictions = trainer.predict(rows, ignore_keys=UNSCORED).predictions
-        answers = best_answers(texts["context"][:], rows, predictions[0], predictions[1], 5, max_answer_length=40)
+        answers = best_answers(
+            texts["context"][:], rows, predictions[0], predictions[1], 5, max_answer_length=LONGEST_ANSWER
+        )
         found = [row[0].text if row else "" for row in answers]
         samples = list(zip(texts["question"][:5], texts["answer"][:5], found[:5], strict=True))
         return answer_scores(found, texts["answer"][:]), samples
