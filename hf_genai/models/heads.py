@@ -62,6 +62,10 @@ class LanguageModelHead:
             return self.lm_head(hidden)
         return step.score(hidden[:, 0], self.lm_head).unsqueeze(1)
 
+    def skips_logits(self, labels: Tensor | None, skip_logits: bool | None) -> bool:
+        """Whether the loss is returned without the logits; see `predict`."""
+        return labels is not None and (self.training if skip_logits is None else skip_logits)
+
     def predict(
         self,
         hidden: Tensor,
@@ -80,10 +84,9 @@ class LanguageModelHead:
             skip_logits: None: in training with labels, where all the logits at once would be the largest tensor by
                 far.
         """
-        if skip_logits is None:
-            skip_logits = self.training and labels is not None
         if skip_logits and labels is None:
             raise ValueError("skip_logits=True needs labels: without logits and loss there is nothing to return")
+        skip_logits = self.skips_logits(labels, skip_logits)
         if labels is not None and labels.shape != hidden.shape[:-1]:
             raise ValueError(f"labels must be (batch, length) = {tuple(hidden.shape[:-1])}, not {tuple(labels.shape)}")
         every = isinstance(logits_to_keep, int) and logits_to_keep == 0

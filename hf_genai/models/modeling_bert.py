@@ -107,9 +107,7 @@ class GenaiBertForMaskedLM(GenaiBertLanguageModel):
             kwargs: also label_smoothing, see `LanguageModelKwargs`.
         """
         options = loss_options(kwargs)
-        wanted = None
-        if labels is not None and (self.training if skip_logits is None else skip_logits):
-            wanted = labels != -100
+        wanted = labels != -100 if self.skips_logits(labels, skip_logits) else None
         outputs = self.model(
             *(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds), wanted=wanted, **kwargs
         )
