@@ -10,11 +10,14 @@ from pathlib import Path
 import torch
 
 
-def arguments(description: str) -> argparse.Namespace:
+def arguments(description: str, rounds: int = 15, **more: dict) -> argparse.Namespace:
+    """Read the command line; `more` has further options by name, each with what argparse wants to know of it."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15, help="measured rounds; each runs every contender once")
+    parser.add_argument("--rounds", type=int, default=rounds, help="measured rounds; each runs every contender once")
     parser.add_argument("--only", default="", help="run the cases whose name contains this")
     parser.add_argument("--json", type=Path, help="write [{name, peer, ratio, goal}] here")
+    for name, option in more.items():
+        parser.add_argument(f"--{name}", **option)
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

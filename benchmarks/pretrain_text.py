@@ -15,12 +15,11 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import peers_transformers as peers
 import torch
 from datasets import Dataset
-from measure import report, row
+from measure import arguments, report, row
 from train_transformers import check_equal, our_bert, our_gpt, our_t5
 
 from hf_genai.data import train_tokenizer
@@ -218,14 +217,8 @@ def data_and_loop(texts: list[str], tokenizer, rounds: int, source: str) -> list
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=12, help="measured batches of each contender")
-    parser.add_argument("--only", default="", help="run the parts whose name contains this: mlm, clm, span, data")
-    parser.add_argument("--data", default="stdlib:prose", help="built-in set, or a file with a column text")
-    parser.add_argument("--json", type=Path, help="write [{name, peer, ratio, goal}] here")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
+    source = {"default": "stdlib:prose", "help": "built-in set, or a file with a column text"}
+    options = arguments(__doc__, rounds=12, data=source)  # parts for --only: mlm, clm, span, data
     texts = load_texts(options.data, validation=0.0, test=0.0).train["text"][:]
     tokenizer = make_tokenizer(texts)
     parts = {"mlm": masked, "clm": causal, "span": spans}

@@ -9,7 +9,6 @@ copied, and loss and gradients are checked to be equal before the clock runs, wi
 something raises the peak of a fresh process.
 """
 
-import argparse
 import re
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 import peers_transformers as peers
 import torch
 import torch.nn.functional as F
-from measure import medians, report, row
+from measure import arguments, medians, report, row
 
 from hf_genai.models.configuration_bert import GenaiBertConfig
 from hf_genai.models.configuration_gpt import GenaiGPTConfig
@@ -253,14 +252,8 @@ def memory(options) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15, help="measured rounds; each runs every contender once")
-    parser.add_argument("--only", default="", help="run the cases whose name contains this")
-    parser.add_argument("--compiled", action="store_true", help="add the peers under torch.compile; minutes each")
-    parser.add_argument("--json", type=Path, help="write [{name, peer, ratio, goal}] here")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
+    compiled = {"action": "store_true", "help": "add the peers under torch.compile; minutes each"}
+    options = arguments(__doc__, compiled=compiled)
     rows = []
     for shape in SHAPES:
         runs = {f"train {case} {shape}": lambda case=case, shape=shape: plain(case, shape, options) for case in CASES}
