@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from transformers import set_seed
 
 import hf_genai  # noqa: F401 (registers the model types)
-from hf_genai.data.texts import load_texts
+from hf_genai.data.texts import Values, load_texts
 from hf_genai.hub import push, save_for_hub
 from hf_genai.training import loop
 from hf_genai.training.card import save_unscored
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> dict:
     )
     if not len(texts.validation):
         raise ValueError(f"validation_data ({data.validation_data}) holds no text: the trained model is scored on it")
-    tokenizer = make_tokenizer(arguments, texts.train[data.text_column][:])
+    tokenizer = make_tokenizer(arguments, Values(texts.train, data.text_column))
     rows, packed = make_rows(arguments, tokenizer, texts.train)
     validation, _ = make_rows(arguments, tokenizer, texts.validation)
     for split, own in {"training": rows, "validation": validation}.items():

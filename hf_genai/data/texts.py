@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,17 @@ class TextData:
     test: Dataset
     provenance: Provenance
     left_out: dict[str, Counter] = field(default_factory=dict)
+
+
+class Values:
+    """A column's values, few of which are in memory at a time; quicker than the column itself, one by one."""
+
+    def __init__(self, rows: Dataset, column: str):
+        self.rows, self.column = rows.select_columns(column), column
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.rows.iter(100):
+            yield from batch[self.column]
 
 
 def load_texts(
@@ -97,15 +108,15 @@ def load_texts(
             )
         kept[split] = _judge(raw[split].select_columns(list(dict.fromkeys([*columns, key]))), key, split, data)
     kept |= _hold_out(kept["train"], key, wanted)
-    seen: set[str] = set()
+    seen: set[bytes] = set()
     for split in reversed(SPLITS):  # what is tested on is not trained on
         rows = kept.get(split, kept["train"].select([]))
-        keys = list(map(str, rows[key]))
-        places = [place for place, text in enumerate(keys) if text not in seen]
+        keys = list(map(_digest, Values(rows, key)))
+        places = [place for place, own in enumerate(keys) if own not in seen]
         if len(places) < len(keys):
             data.left_out.setdefault(split, Counter())["held_out"] += len(keys) - len(places)
             rows = rows.select(places)
-        seen |= set(keys)
+        seen.update(keys)
         kept[split] = rows.select_columns(columns)
     if max_rows is not None and len(kept["train"]) > max_rows:
         kept["train"] = kept["train"].shuffle(seed=seed).select(range(max_rows))
@@ -125,35 +136,46 @@ def _report(data: TextData) -> str:
     )
 
 
+def _digest(value: Any) -> bytes:
+    """Return what stands for a value where all of a data set are remembered: 16 bytes, however long it is."""
+    return hashlib.sha256(str(value).encode("utf-8", "surrogatepass")).digest()[:16]
+
+
+def _stripped(text: str) -> str:
+    return text.strip("\n").rstrip()
+
+
 def _judge(rows: Dataset, key: str, split: str, data: TextData) -> Dataset:
     reasons: Counter = data.left_out.setdefault(split, Counter())
     is_text = getattr(rows.features.get(key), "dtype", None) in ("string", "large_string")
-    alone = is_text and rows.column_names == [
-        key
-    ]  # of labelled rows, several may share a text, and offsets count its spaces
-    kept: dict[str, int] = {}
+    # of labelled rows, several may share a text, and offsets count its spaces
+    alone = split == "train" and is_text and rows.column_names == [key]
+    kept: set[bytes] = set()
     places: list[int] = []
-    for place, value in enumerate(rows[key]):
-        text = "" if value is None else str(value).strip("\n").rstrip()
+    changed = False
+    for place, value in enumerate(Values(rows, key)):
+        text = "" if value is None else _stripped(str(value))
         if value is None:
             reasons["missing"] += 1
         elif not text.strip():
             reasons["empty"] += 1
-        elif alone and split == "train" and text in kept:
+        elif alone and (own := _digest(text)) in kept:
             reasons["duplicate"] += 1
         else:
-            kept[text] = place
+            if alone:
+                kept.add(own)
+                changed |= text != value
             places.append(place)
-    if alone and split == "train":
-        return Dataset.from_dict({key: list(kept)})
-    return rows if len(places) == len(rows) else rows.select(places)
+    if len(places) < len(rows):
+        rows = rows.select(places)
+    return rows.map(lambda batch: {key: list(map(_stripped, batch[key]))}, batched=True) if changed else rows
 
 
 def _hold_out(rows: Dataset, key: str, wanted: dict[str, Any]) -> dict[str, Dataset]:
     """Deal rows out by a hash of their keys: the same rows on every machine, whatever else is in the set."""
     places: dict[str, list[int]] = {split: [] for split in SPLITS}
-    for place, value in enumerate(rows[key]):
-        draw = int.from_bytes(hashlib.sha256(str(value).encode("utf-8", "surrogatepass")).digest()[:8]) / 2**64
+    for place, value in enumerate(Values(rows, key)):
+        draw = int.from_bytes(_digest(value)[:8]) / 2**64
         if draw < wanted["test"]:
             places["test"].append(place)
         elif draw < wanted["test"] + wanted["validation"]:

@@ -5,7 +5,7 @@ Special ids are the same for every kind: <pad> 0, <s> 1, </s> 2, <unk> 3. Every 
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ def train_tokenizer(
     | wordpiece | merges of characters within words (BERT)  | words and punctuation, spaced afresh; spaces are lost |
 
     Args:
-        texts: the training texts; both sides of a table of pairs for a shared vocabulary.
+        texts: the training texts; both sides of a table of pairs for a shared vocabulary. They are read one by one,
+            and more than once: a column of a data set on disk never is in memory as a whole.
         kind: one of the above.
         vocab_size: how many ids to make at most, specials included. Small texts support fewer: see `len(tokenizer)`.
         model_max_length: ids, </s> included, at which the tokenizer truncates when asked to.
@@ -47,8 +48,8 @@ def train_tokenizer(
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    texts = [text for text in texts if text.strip()]
-    if not texts:
+    texts = _Texts(texts)
+    if next(iter(texts), None) is None:
         raise ValueError("texts holds no text to train on; pass an iterable of strings that are not empty")
     backend = {"byte_bpe": _byte_bpe, "unigram": _unigram, "wordpiece": _wordpiece, "word": _word, "char": _char}[
         kind
@@ -118,7 +119,17 @@ def load_tokenizers(
     return source, AutoTokenizer.from_pretrained(Path(target_files[0]).parent, **trust)
 
 
-def _byte_bpe(texts: list[str], vocab_size: int) -> Tokenizer:
+class _Texts:
+    """Texts that are not empty, read anew each time."""
+
+    def __init__(self, texts: Iterable[str]):
+        self.texts = list(texts) if isinstance(texts, Iterator) else texts  # which can be read but once
+
+    def __iter__(self) -> Iterator[str]:
+        return (text for text in self.texts if text.strip())
+
+
+def _byte_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     _check_size(vocab_size, 256, "bytes")
     backend = Tokenizer(models.BPE())
     backend.normalizer = normalizers.NFC()
@@ -135,7 +146,7 @@ def _byte_bpe(texts: list[str], vocab_size: int) -> Tokenizer:
     return backend
 
 
-def _unigram(texts: list[str], vocab_size: int) -> Tokenizer:
+def _unigram(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     backend = Tokenizer(models.Unigram())
     _mark_spaces(backend, pre_tokenizers.Sequence([_digits(), pre_tokenizers.Split("▁", "merged_with_next")]))
     alphabet = _alphabet(backend, texts)
@@ -158,7 +169,7 @@ def _unigram(texts: list[str], vocab_size: int) -> Tokenizer:
     return backend
 
 
-def _wordpiece(texts: list[str], vocab_size: int) -> Tokenizer:
+def _wordpiece(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     backend = Tokenizer(models.WordPiece(unk_token="<unk>"))
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -177,7 +188,7 @@ def _wordpiece(texts: list[str], vocab_size: int) -> Tokenizer:
     return trained
 
 
-def _word(texts: list[str], vocab_size: int) -> Tokenizer:
+def _word(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     _check_size(vocab_size, 1, "word")
     backend = Tokenizer(models.WordLevel(unk_token="<unk>"))
     # A word carries the space before it ("▁word"), a mark may stand without: "word" and ",".
@@ -188,8 +199,9 @@ def _word(texts: list[str], vocab_size: int) -> Tokenizer:
     return backend
 
 
-def _char(texts: list[str], vocab_size: int) -> Tokenizer:
-    counts = Counter(normalizers.NFC().normalize_str("".join(texts)))
+def _char(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    normalize = normalizers.NFC().normalize_str
+    counts = Counter(character for text in texts for character in normalize(text))
     _check_size(vocab_size, len(counts), "characters")
     characters = sorted(counts, key=lambda character: (-counts[character], character))
     backend = Tokenizer(
@@ -216,7 +228,7 @@ def _digits() -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Split(Regex(r"[ ▁]?\p{Nd}"), "isolated")
 
 
-def _alphabet(backend: Tokenizer, texts: list[str]) -> set[str]:
+def _alphabet(backend: Tokenizer, texts: Iterable[str]) -> set[str]:
     normalize = backend.normalizer.normalize_str
     return {c for text in texts for piece, _ in backend.pre_tokenizer.pre_tokenize_str(normalize(text)) for c in piece}
 

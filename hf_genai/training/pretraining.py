@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -164,7 +164,7 @@ def special_tokens(objective: str) -> list[str]:
     return {"mlm": ["<mask>"], "fim": list(fill_in_the_middle.TOKENS)}.get(objective, [])
 
 
-def make_tokenizer(arguments: PretrainArguments, texts: Sequence[str]) -> PreTrainedTokenizerBase:
+def make_tokenizer(arguments: PretrainArguments, texts: Iterable[str]) -> PreTrainedTokenizerBase:
     """Train a tokenizer with the tokens that the objective needs, or open the one that is named.
 
     Raises:
@@ -210,7 +210,8 @@ def make_rows(
             {"word_ids": [word_ids(encoded, row) for row in range(len(found["input_ids"]))]} if words else {}
         )
 
-    rows = texts.map(tokenize, batched=True, remove_columns=texts.column_names)
+    # texts may be books: few at a time
+    rows = texts.map(tokenize, batched=True, batch_size=100, remove_columns=texts.column_names)
     length = row_length(arguments)
     if data.packing and kind.objective != "prefix_lm":
         return pack(rows, length)
@@ -295,13 +296,12 @@ def new_model(arguments: PretrainArguments, tokenizer: PreTrainedTokenizerBase) 
     return model if ours else from_transformers(model)
 
 
-def seen_by_the_model(objective: str, rows: Dataset, collate: Callable[[list[dict]], dict]) -> list[list[int]]:
-    """Return the texts whose next tokens are predicted, as the objective has them; of others, the predicted tokens.
+def seen_by_the_model(objective: str, rows: Dataset, collate: Callable[[list[dict]], dict]) -> Iterator[list[int]]:
+    """Yield the texts whose next tokens are predicted, as the objective has them; of others, the predicted tokens.
 
     Sentinels count as one token, since their order is known.
     """
     sentinels = torch.tensor(sentinel_ids(collate.tokenizer) if isinstance(collate, SpanCorruptionCollator) else [0])
-    found: list[list[int]] = []
     if hasattr(collate, "generator"):
         collate.generator = torch.Generator().manual_seed(0)
     for start in range(0, len(rows), 64):
@@ -309,13 +309,12 @@ def seen_by_the_model(objective: str, rows: Dataset, collate: Callable[[list[dic
         for place, labels in enumerate(batch["labels"]):
             if objective not in ("clm", "fim"):
                 labels = labels[labels != -100]
-                found.append(torch.where(torch.isin(labels, sentinels), sentinels[0], labels).tolist())
+                yield torch.where(torch.isin(labels, sentinels), sentinels[0], labels).tolist()
                 continue
             ids, starts = batch["input_ids"][place], (batch["position_ids"][place] == 0).nonzero().flatten().tolist()
             for begin, end in zip(starts, [*starts[1:], len(ids)], strict=True):
                 if (labels[begin:end] != -100).any():  # else it is padding, or a token alone
-                    found.append(ids[begin:end].tolist())
-    return found
+                    yield ids[begin:end].tolist()
 
 
 def baselines(
@@ -325,11 +324,13 @@ def baselines(
 
     They are those of single tokens and, where next tokens are predicted, of pairs.
     """
-    texts, held_out = (seen_by_the_model(objective, rows, collate) for rows in (train, validation))
+    held_out = list(seen_by_the_model(objective, validation, collate))
     causal = objective in ("clm", "fim")
     predicted = [text[1:] for text in held_out] if causal else held_out
+    texts = seen_by_the_model(objective, train, collate)
     found = {"single tokens' frequencies": unigram_loss(texts, predicted, vocab_size)}
     if causal:
+        texts = seen_by_the_model(objective, train, collate)
         found["pairs of tokens (bigram)"] = bigram_loss(texts, held_out, vocab_size)
     return {name: {"loss": round(loss, 4), "perplexity": round(math.exp(loss), 2)} for name, loss in found.items()}
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hf_genai.data.texts import load_texts
+from hf_genai.data.texts import Values, load_texts
 
 
 def write(path, rows):
@@ -91,3 +91,13 @@ def test_a_folder_with_splits_keeps_them_and_one_without_train_is_refused(tmp_pa
     (tmp_path / "train.jsonl").unlink()
     with pytest.raises(ValueError, match="has no split 'train'; splits found: validation"):
         load_texts(str(tmp_path))
+
+
+def test_texts_of_a_file_stay_on_disk_and_are_cleaned_there(tmp_path):
+    texts = ["a text\n", "  another", "a text", "   ", "a third \n\n", *(f"text {number}" for number in range(200))]
+    data = load_texts(write(tmp_path / "rows.jsonl", [{"text": text} for text in texts]), validation=0, test=0.1)
+    assert data.train.cache_files and data.test.cache_files
+    assert data.left_out["train"] == {"duplicate": 1, "empty": 1}
+    found = [*data.train["text"], *data.test["text"]]
+    assert sorted(found) == sorted(["a text", "  another", "a third", *texts[5:]])
+    assert list(Values(data.train, "text")) == data.train["text"][:]

@@ -106,6 +106,19 @@ def test_a_vocabulary_smaller_than_the_alphabet_is_refused(kind, message):
         train_tokenizer(["abc abc"], kind, 6)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_may_be_a_column_on_disk_or_come_one_by_one(kind, tokenizers):
+    class Column:  # of which no list can be made
+        __len__ = None
+
+        def __iter__(self):
+            return iter([*TEXTS, " "])
+
+    for texts in (Column(), iter(TEXTS)):
+        made = train_tokenizer(texts, kind, 600, model_max_length=64)
+        assert made.backend_tokenizer.to_str() == tokenizers[kind].backend_tokenizer.to_str()
+
+
 def test_unknown_kinds_and_empty_texts_are_refused():
     with pytest.raises(ValueError, match="kind must be one of byte_bpe, unigram, .* got 'bpe'"):
         train_tokenizer(TEXTS, "bpe")

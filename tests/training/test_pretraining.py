@@ -158,7 +158,7 @@ def test_a_model_is_gone_on_with_if_tokenizer_and_objective_fit_it(texts, tmp_pa
 def test_a_baseline_is_measured_on_what_the_model_predicts():
     """Of packed texts no first token is predicted, and of masked ones no token that is not masked."""
     rows = Dataset.from_dict({"input_ids": [[5, 6, 7, 8, 6], [5, 6]], "lengths": [[3, 2], [2]]})
-    assert seen_by_the_model("clm", rows, CausalLMCollator(0)) == [[5, 6, 7], [8, 6], [5, 6]]
+    assert list(seen_by_the_model("clm", rows, CausalLMCollator(0))) == [[5, 6, 7], [8, 6], [5, 6]]
     found = baselines("clm", rows, rows, CausalLMCollator(0), 9)
     # of 7 tokens, 6 is there three times, 7 once; one is added to each count of 9
     assert found["single tokens' frequencies"]["loss"] == pytest.approx(-math.log(4**3 * 2 / 16**4) / 4, abs=1e-4)
