@@ -6,6 +6,10 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+Row = dict[str, list[int]]
 
 # A line for each turn; `generation` marks what the assistant writes, its end token included.
 CHAT_TEMPLATE = (
@@ -57,12 +61,12 @@ def tokenize_dialogues(
     Args:
         dataset: with a column `messages`: lists of {"role": ..., "content": ...}, or of what `as_messages` takes.
         tokenizer: whose template, if it has one, must mark the assistant's text by `{% generation %}`.
-        max_length: in ids. Longer dialogues lose their oldest turns, after a system message, two at a time: the
-            question and its answer.
+        max_length: in ids. Longer dialogues become several rows, each with the system message, if there is one, and
+            cut between a question's answer and the next question: each answer is learned once.
 
     Returns:
-        The tokenized dataset, and how many dialogues were "shortened", and "dropped" for want of an assistant's turn
-        that fits.
+        The tokenized dataset, and how many dialogues were "cut" into several rows, "shortened" because turns were too
+        long for any row, and "dropped" because no answer was left. The last two are also said in a warning.
 
     Raises:
         ValueError: no column `messages`, a turn that is none or of an unknown role, or a template that marks nothing.
@@ -77,33 +81,57 @@ def tokenize_dialogues(
             "{% endgeneration %}: what is to be learned cannot be told from the rest"
         )
     report: Counter = Counter()
-    rows: dict[str, list] = {"input_ids": [], "labels": []}
+    found: list[Row] = []
     for messages in dataset["messages"]:
-        row = _tokenize(as_messages(messages), tokenizer, max_length, report)
-        if row is None:
-            report["dropped"] += 1
-            continue
-        for name, values in row.items():
-            rows[name].append(values)
-    return Dataset.from_dict(rows), report
-
-
-def _tokenize(
-    messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, max_length: int | None, report: Counter
-) -> dict[str, list[int]] | None:
-    first = 1 if messages and messages[0]["role"] == "system" else 0
-    shortened = False
-    while any(message["role"] == "assistant" for message in messages):
-        encoded: Any = tokenizer.apply_chat_template(
-            messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        rows, whole = _rows(as_messages(messages), tokenizer, max_length)
+        found += rows
+        report.update({"cut": len(rows) > 1, "shortened": bool(rows) and not whole, "dropped": not rows})
+    report = +report  # without the reasons that never came up
+    if report["shortened"] or report["dropped"]:
+        # not twice for the same rows, which baselines count again
+        logger.warning_once(
+            f"Of {len(dataset)} dialogues, {report['shortened']} lost turns that are too long for max_length"
+            f" ({max_length} tokens), and {report['dropped']} were dropped: no answer is left."
         )
-        ids, learned = encoded["input_ids"], encoded["assistant_masks"]
-        if max_length is None or len(ids) <= max_length:
-            if shortened:
-                report["shortened"] += 1
-            return {
-                "input_ids": ids,
-                "labels": [token if keep else -100 for token, keep in zip(ids, learned, strict=True)],
-            }
-        messages, shortened = messages[:first] + messages[first + 2 :], True
-    return None
+    return Dataset.from_dict({name: [row[name] for row in found] for name in ("input_ids", "labels")}), report
+
+
+def _rows(
+    messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, max_length: int | None
+) -> tuple[list[Row], bool]:
+    """Return the rows of a dialogue, and whether all its turns are in them."""
+    if not messages:
+        return [], True
+    row = _tokenize(messages, tokenizer)
+    if max_length is None or len(row["input_ids"]) <= max_length:
+        return ([row] if _learns(row) else []), True
+    system = messages[:1] if messages[0]["role"] == "system" else []
+    turns, rows, whole = messages[len(system) :], [], True
+    asked = [turn["role"] == "user" for turn in turns]
+    cuts = [place for place in range(1, len(turns)) if asked[place] and not asked[place - 1]] + [len(turns)]
+    begin = 0
+    while begin < len(turns):
+        fits, reached = None, begin
+        for end in (cut for cut in cuts if cut > begin):
+            row = _tokenize([*system, *turns[begin:end]], tokenizer)
+            if len(row["input_ids"]) > max_length:
+                break
+            fits, reached = row, end
+        if fits is None:
+            whole, reached = False, end
+        elif _learns(fits):
+            rows.append(fits)
+        begin = reached
+    return rows, whole
+
+
+def _learns(row: Row) -> bool:
+    return any(label != -100 for label in row["labels"])
+
+
+def _tokenize(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> Row:
+    encoded: Any = tokenizer.apply_chat_template(
+        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    ids, learned = encoded["input_ids"], encoded["assistant_masks"]
+    return {"input_ids": ids, "labels": [token if keep else -100 for token, keep in zip(ids, learned, strict=True)]}

@@ -5,6 +5,7 @@ import pytest
 from datasets import Dataset
 
 from hf_genai.data import train_tokenizer
+from hf_genai.objectives import dialogue
 from hf_genai.objectives.classification import label_names, tokenize_texts
 from hf_genai.objectives.dialogue import CHAT_TEMPLATE, tokenize_dialogues
 from hf_genai.objectives.question_answering import best_answers, token_span, tokenize_questions
@@ -35,18 +36,24 @@ def test_only_the_assistants_words_and_their_ends_are_learned(tokenizer):
     assert not report
 
 
-def test_long_dialogues_lose_their_oldest_turns_but_not_the_system_message(tokenizer):
+def test_long_dialogues_become_rows_that_fit_and_each_answer_is_learned_once(tokenizer, caplog, monkeypatch):
+    monkeypatch.setattr(dialogue.logger, "propagate", True)
     system = {"role": "system", "content": "Be short."}
-    long = [system, *say("one", "two", "Hi", "Gold")]
-    whole, _ = tokenize_dialogues(Dataset.from_dict({"messages": [long]}), tokenizer)
-    limit = len(whole[0]["input_ids"]) - 1
+    long = [system, *say("one", "two", "Hi", "Gold", "What", "is it", "no answer")]
+    whole, _ = tokenize_dialogues(Dataset.from_dict({"messages": [long[:5]]}), tokenizer)
+    limit = len(whole[0]["input_ids"])
+    too_long = say("long " * 200, "a", "Hi", "there")
+    greeting = [{"role": "assistant", "content": "Good day"}, *say("Hi", "long " * 40)]
     rows, report = tokenize_dialogues(
-        Dataset.from_dict({"messages": [long, say("a", "long " * 200)]}), tokenizer, limit
+        Dataset.from_dict({"messages": [long, too_long, greeting, say("What"), []]}), tokenizer, limit
     )
-    text = tokenizer.decode(rows[0]["input_ids"])
-    assert "Be short." in text and "Gold" in text and "two" not in text
-    assert dict(report) == {"shortened": 1, "dropped": 1}
-    assert len(rows) == 1
+    texts = [tokenizer.decode(row["input_ids"]) for row in rows]
+    learned = [tokenizer.decode([label for label in row["labels"] if label != -100]) for row in rows]
+    assert learned == ["two</s>Gold</s>", "is it</s>", "there</s>", "Good day</s>"]
+    assert all("Be short." in text for text in texts[:2]) and "Gold" not in texts[1]
+    assert all(len(row["input_ids"]) <= limit for row in rows)
+    assert dict(report) == {"cut": 1, "shortened": 2, "dropped": 2}
+    assert "Of 5 dialogues, 2 lost turns" in caplog.text and "2 were dropped" in caplog.text
 
 
 def test_templates_that_mark_nothing_and_unknown_roles_are_refused(tokenizer):
