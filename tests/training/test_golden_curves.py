@@ -4,7 +4,8 @@ The data is made by a seeded generator, as built-in texts differ between version
 the configs run at a small width and on few rows, with their own layers, objective, learning rate and initialisation;
 `-m slow` runs them as they are. After a change that is meant, write the curves anew (some minutes):
 
-    PYTHONPATH=. python tests/training/test_golden_curves.py
+    PYTHONPATH=. python tests/training/test_golden_curves.py                      # all
+    PYTHONPATH=. python tests/training/test_golden_curves.py text/qa gpt_tiny     # by words in their names
 """
 
 import json
@@ -21,15 +22,22 @@ GOLDEN = Path(__file__).with_name("golden_curves.json")
 STEPS = 50
 PRETRAINING = ["pretrain_text/gpt_tiny", "pretrain_text/bert_tiny", "pretrain_text/t5_tiny", "pretrain_text/code_tiny"]
 PAIRS = ["train_seq2seq/rnn_tiny", "train_seq2seq/t5_tiny"]
+TASKS = ["classification", "tagging", "qa", "summarisation", "dialogue", "code"]
+CONFIGS = [*PRETRAINING, *PAIRS, *(f"finetune_text/{task}" for task in TASKS)]
 # options of the small runs; the rest of a config stays
 SMALL = {
     "pretrain_text": {"model.hidden_size": 32, "row_length": 48, "vocab_size": 512, "per_device_batch_size": 4},
     "train_seq2seq": {"model.hidden_size": 32, "vocab_size": 320, "per_device_train_batch_size": 8},
+    "finetune_text": {
+        **{"model.hidden_size": 32, "vocab_size": 320, "per_device_train_batch_size": 2, "max_length": 48},
+        **{"max_target_length": 8, "stride": 8},
+    },
 }
 # what every run has in common; what is not trained costs as little as possible
 ALL = {
     "pretrain_text": {"eval_steps": 0, "logging_steps": STEPS, "validation_data": 0.05, "num_samples": 0},
     "train_seq2seq": {"num_attention_maps": 0, "max_test_samples": 2, "generation.max_new_tokens": 2},
+    "finetune_text": {"validation_data": 0.02, "test_data": 0.02},
 }
 TRAINER = {
     **{"logging_steps": 1, "eval_strategy": "no", "load_best_model_at_end": "false", "save_strategy": "steps"},
@@ -61,7 +69,23 @@ def rows_of(config: str, count: int) -> list[dict]:
     texts = sentences(count, seed=len(config))
     if config in PAIRS:
         return [{"source": text[:60], "target": " ".join(reversed(text[:60].split()))} for text in texts]
-    return [{"text": text} for text in texts]
+    return [row_of(config.split("/")[1], text) for text in texts]
+
+
+def row_of(task: str, text: str) -> dict:
+    """Return a row of a task (of pretraining, too: a text) in which something can be learned."""
+    words = text.rstrip(".").split()
+    answer = max(words, key=len)
+    return {
+        "classification": {"text": text, "label": text[0]},
+        "tagging": {"tokens": words, "tags": [f"{len(word) // 2} syllables" for word in words]},
+        "qa": {
+            **{"question": "Which word is longest?", "context": text},
+            **{"answer": answer, "answer_start": text.index(answer)},
+        },
+        "summarisation": {"document": text, "summary": f"{words[0]} {words[-1]}"},
+        "dialogue": {"messages": [" ".join(words[:5]), f"{words[1]} {words[0]}"]},
+    }.get(task, {"text": text})
 
 
 def curve(config: str, folder: Path, small: bool) -> list[float]:
@@ -93,13 +117,13 @@ def compare(config: str, folder: Path, small: bool) -> None:
     assert first is None, f"{config}: step {first + 1} has loss {found[first]}, and had {expected[first]}"
 
 
-@pytest.mark.parametrize("config", [*PRETRAINING, *PAIRS])
+@pytest.mark.parametrize("config", CONFIGS)
 def test_the_first_losses_of_a_config_are_those_that_were_kept(config, tmp_path):
     compare(config, tmp_path, small=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [*PRETRAINING, *PAIRS])
+@pytest.mark.parametrize("config", CONFIGS)
 def test_the_first_losses_of_a_config_at_full_size_are_those_that_were_kept(config, tmp_path):
     compare(config, tmp_path, small=False)
 
@@ -108,7 +132,7 @@ def write_golden(chosen: list[str]) -> None:
     """Write the curves of the configs whose name holds one of the words, of all without any."""
     golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {"small": {}, "full": {}}
     for size in ("small", "full"):
-        for config in [*PRETRAINING, *PAIRS]:
+        for config in CONFIGS:
             if not chosen or any(word in f"{size}/{config}" for word in chosen):
                 with tempfile.TemporaryDirectory() as folder:
                     golden[size][config] = curve(config, Path(folder), size == "small")
