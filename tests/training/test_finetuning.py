@@ -2,16 +2,20 @@
 
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from datasets import Dataset
-from transformers import AutoConfig, AutoModel, BertConfig, GPT2Config, T5Config
+from transformers import AutoConfig, AutoModel, BertConfig, DistilBertConfig, GPT2Config, LlamaConfig, T5Config
 
 import hf_genai
+from hf_genai import conversion
 from hf_genai.data import train_tokenizer
 from hf_genai.data.built_in import MAKERS, load_built_in
 from hf_genai.training.finetuning_tasks import TASKS, answer_scores, macro_f1, rouge
@@ -90,6 +94,9 @@ def test_each_task_ends_in_a_folder_with_scores_baselines_and_samples(task, tmp_
 FOREIGN = {
     "classification": BertConfig(**LAYERS, max_position_embeddings=128),
     "qa": BertConfig(**LAYERS, max_position_embeddings=256),
+    "tagging": DistilBertConfig(
+        **{"n_layers": 1, "dim": 16, "n_heads": 2, "hidden_dim": 24, "vocab_size": 600, "max_position_embeddings": 128}
+    ),
     "dialogue": GPT2Config(n_layer=1, n_head=2, n_embd=16, n_positions=128, vocab_size=600, eos_token_id=2),
     "summarisation": T5Config(
         **{"num_layers": 1, "num_heads": 2, "d_model": 16, "d_kv": 8, "d_ff": 16, "vocab_size": 600},
@@ -110,7 +117,7 @@ def test_weights_of_transformers_become_ours_and_are_fine_tuned(task, tmp_path):
     tokenizer.save_pretrained(tmp_path / "theirs")
     theirs = ("--model", "null", "--model_name_or_path", str(tmp_path / "theirs"), "--learning_rate", "1e-9")
     results = run(task, tmp_path / "run", *theirs)
-    assert results["model_type"] == f"genai_{config.model_type.removesuffix('2')}"
+    assert results["model_type"] == f"genai_{config.model_type.removesuffix('2').removeprefix('distil')}"
     trained = dict(AutoModel.from_pretrained(tmp_path / "run").named_parameters())
     start = dict(hf_genai.from_transformers(body).named_parameters())
     shared = {name for name in set(trained) & set(start) if "pooler" not in name}  # which not every head has
@@ -168,12 +175,42 @@ def test_what_scoring_needs_is_asked_for_before_training(tmp_path, monkeypatch):
         run("summarisation", tmp_path / "run")
 
 
+# what the published weights of small and base configs are, beside their class's defaults
+PUBLISHED = {
+    "distilbert/distilbert-base-uncased": DistilBertConfig(),
+    "distilbert/distilbert-base-cased": DistilBertConfig(vocab_size=28996),
+    "distilbert/distilgpt2": GPT2Config(n_layer=6),
+    "google-t5/t5-small": T5Config(),
+    "google-bert/bert-base-uncased": BertConfig(),
+    "google-bert/bert-base-cased": BertConfig(vocab_size=28996),
+    "openai-community/gpt2": GPT2Config(),
+    "google-t5/t5-base": T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12),
+    "HuggingFaceTB/SmolLM-135M": LlamaConfig(
+        **{"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30},
+        **{"num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True},
+    ),
+}
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_config_that_comes_with_the_recipe_can_be_read(path, tmp_path):
+def test_every_config_that_comes_with_the_recipe_has_a_model_that_its_texts_fit(path, tmp_path):
     finetuning = importlib.import_module("hf_genai.training.finetuning")
     arguments = finetuning.parse_finetune_arguments([str(path), "--output_dir", str(tmp_path), "--use_cpu", "true"])
-    assert path.stem.removesuffix("_base") == arguments.data.task
-    assert (arguments.model.model_name_or_path is not None) == path.stem.endswith("_base")
+    task, _, size = path.stem.partition("_")
+    assert task == arguments.data.task
+    assert {f"{task}_{other}" for other in ("small", "base")} <= {other.stem for other in CONFIGS.glob("*")}
+    name = arguments.model.model_name_or_path
+    assert (name is None) == (size == "")
+    if name is None:
+        return
+    with torch.device("meta"):
+        theirs = getattr(transformers, TASKS[task].auto_class).from_config(PUBLISHED[name])
+        layout = conversion.layout_of(theirs.config)
+        fields = conversion.read_config(layout, conversion.their_head(layout, type(theirs).__name__), theirs)
+    count, stated = theirs.num_parameters() / 1e6, re.search(r"\((\d+) M parameters", path.read_text("utf-8"))
+    assert int(stated[1]) == pytest.approx(count, rel=0.02)
+    tokenizer = SimpleNamespace(get_vocab=lambda: {"a": 1}, pad_token_id=0)
+    finetuning.check_fit(SimpleNamespace(config=SimpleNamespace(**fields)), tokenizer, arguments.data)
 
 
 def test_columns_of_other_names_are_mapped(tmp_path):
