@@ -9,6 +9,8 @@ other tokens. `--only "gpt d256"` leaves the other models out, `--only "gpt d256
 """
 
 import copy
+import functools
+import os
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -71,20 +73,24 @@ def ctranslate2_gpt(theirs: transformers.GPT2LMHeadModel, compute_type: str) -> 
     from ctranslate2.converters import transformers as converters
 
     tokens = [f"t{i}" for i in range(theirs.config.vocab_size)]
-    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+    folder = tempfile.TemporaryDirectory()
+    with torch.no_grad():
         spec = converters._MODEL_LOADERS["GPT2Config"].get_model_spec(copy.deepcopy(theirs))  # it changes its input
         spec.register_vocabulary(tokens)
         spec.config.bos_token = spec.config.eos_token = spec.config.unk_token = tokens[0]
         spec.validate()
         spec.optimize()
-        spec.save(folder)
+        spec.save(folder.name)
+
+    @functools.cache
+    def generator(process: int) -> ctranslate2.Generator:  # its thread does not live on in a forked process
         one_thread = {"device": "cpu", "intra_threads": 1, "inter_threads": 1}
-        generator = ctranslate2.Generator(folder, compute_type=compute_type, **one_thread)
+        return ctranslate2.Generator(folder.name, compute_type=compute_type, **one_thread)
 
     def generate(ids: torch.Tensor, beams: int, length: int) -> torch.Tensor:
         prompts = [[tokens[i] for i in text] for text in ids.tolist()]
         options = {"max_length": length, "min_length": length, "include_prompt_in_result": False}
-        found = generator.generate_batch(prompts, beam_size=beams, **options)
+        found = generator(os.getpid()).generate_batch(prompts, beam_size=beams, **options)
         return torch.tensor([text.sequences_ids[0] for text in found])
 
     return generate

@@ -2,12 +2,18 @@
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+
+T = TypeVar("T")
+WARM_UP = 2  # rounds that are not counted: caches and allocators get warm
 
 
 def arguments(description: str, rounds: int = 15, **more: dict) -> argparse.Namespace:
@@ -24,19 +30,54 @@ def arguments(description: str, rounds: int = 15, **more: dict) -> argparse.Name
     return options
 
 
-def medians(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median processor seconds of each contender, in turns.
+def in_turns(contenders: dict[str, Callable[[], T]], rounds: int) -> dict[str, list[tuple[float, T]]]:
+    """Run each contender once a round: processor seconds of each run, and what it returned.
 
-    With one thread this is the wall clock of an idle machine; on a busy one it leaves out the waiting.
+    With one thread processor seconds are the wall clock of an idle machine; on a busy one they leave out the waiting.
+    Each contender has a process of its own, forked from this one, as a model that is trained or served has: in a
+    common one, memory that a contender gives back is torn into pieces by the next, and costs page faults again.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for round_number in range(rounds + 2):
-        for name, run in contenders.items():
-            start = time.process_time()
+    fork = multiprocessing.get_context("fork")
+    pipes = {name: fork.Pipe() for name in contenders}
+    workers = [
+        fork.Process(target=_serve, args=(pipes[name][1], run), daemon=True) for name, run in contenders.items()
+    ]
+    found: dict[str, list[tuple[float, T]]] = {name: [] for name in contenders}
+    for worker in workers:
+        worker.start()
+    for _, theirs in pipes.values():
+        theirs.close()  # so that a worker which fails is seen to
+    for number in range(rounds + WARM_UP):
+        for name, (ours, _) in pipes.items():
+            ours.send(True)
+            result = ours.recv()
+            if number >= WARM_UP:
+                found[name].append(result)
+    for (ours, _), worker in zip(pipes.values(), workers, strict=True):
+        ours.send(False)
+        worker.join()
+    return found
+
+
+def _serve(pipe: Connection, run: Callable[[], object]) -> None:
+    torch.set_num_threads(1)
+    while pipe.recv():
+        start = time.process_time()
+        result = run()
+        pipe.send((time.process_time() - start, result))
+
+
+def medians(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median processor seconds of each contender, in turns."""
+
+    def silent(run: Callable[[], object]) -> Callable[[], None]:
+        def without_result() -> None:
             run()
-            if round_number >= 2:  # the first rounds warm caches and allocators up
-                seconds[name].append(time.process_time() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+
+        return without_result
+
+    runs = in_turns({name: silent(run) for name, run in contenders.items()}, rounds)
+    return {name: statistics.median(seconds for seconds, _ in found) for name, found in runs.items()}
 
 
 def row(name: str, peer: str, ours: float, theirs: float, goal: float | None, unit: str = "ms") -> dict:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 import peers_transformers as peers
 import torch
 from datasets import Dataset
-from measure import arguments, report, row
+from measure import WARM_UP, arguments, in_turns, report, row
 from train_transformers import check_equal, our_bert, our_gpt, our_t5
 
 from hf_genai.data import train_tokenizer
@@ -84,16 +84,21 @@ def per_token(
     contenders: dict[str, tuple[object, Iterator[dict]]], rounds: int, pad_token_id: int
 ) -> dict[str, float]:
     """Processor microseconds a token of each contender (model, batches), in turns; medians over batches."""
-    found: dict[str, list[float]] = {name: [] for name in contenders}
-    steps = {name: stepper(model) for name, (model, _) in contenders.items()}
-    for number in range(rounds + 2):
-        for name, (_, batches) in contenders.items():
-            batch = next(batches)
-            start = time.process_time()
-            steps[name](batch)
-            if number >= 2:
-                found[name].append(1e6 * (time.process_time() - start) / count_tokens(batch, pad_token_id))
-    return {name: statistics.median(values) for name, values in found.items()}
+
+    def trainer(model, batches: Iterator[dict]) -> Callable[[], int]:
+        step, made = stepper(model), itertools.cycle(list(itertools.islice(batches, rounds + WARM_UP)))
+
+        def run() -> int:
+            batch = next(made)
+            step(batch)
+            return count_tokens(batch, pad_token_id)
+
+        return run
+
+    runs = in_turns({name: trainer(*contender) for name, contender in contenders.items()}, rounds)
+    return {
+        name: statistics.median(1e6 * seconds / tokens for seconds, tokens in found) for name, found in runs.items()
+    }
 
 
 def compare(name: str, found: dict[str, float], pairs: dict[tuple[str, str], float | None]) -> list[dict]:

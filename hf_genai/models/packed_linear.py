@@ -22,8 +22,8 @@ PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
 }
 # oneDNN chooses its blocks for a number of rows: (up to so many rows, those for)
 TYPICAL_ROWS = ((16, 8), (2**62, 32))
-# With fewer multiplications than this, the way to oneDNN takes longer than its product saves.
-SMALLEST_PACKED = 2**20
+# With fewer weights than this, the way to oneDNN takes longer than its product saves.
+SMALLEST_PACKED = 2**16
 
 
 @functools.cache
@@ -68,7 +68,7 @@ class PackedLinear:
     def __call__(self, x: Tensor) -> Tensor:
         """(N, K) -> (N, M)."""
         one_row = len(x) == 1 and x.dtype == torch.float32
-        small = len(x) * self.weight.numel() < SMALLEST_PACKED and x.dtype == torch.float32
+        small = self.weight.numel() < SMALLEST_PACKED and x.dtype == torch.float32
         if not one_row and not small and torch.backends.mkldnn.enabled and packing_works(x.dtype):
             rows = next(typical for most, typical in TYPICAL_ROWS if len(x) <= most)
             if self.packed is None or self.packed_for != rows:
