@@ -87,7 +87,7 @@ class MaskedLMCollator:
         if any("lengths" in example for example in examples):
             lengths = [example.get("lengths") or [len(example["input_ids"])] for example in examples]
             filled = [[*own, ids.shape[1] - sum(own)] for own in lengths]
-            batch["position_ids"] = torch.tensor([starts_over(own) for own in filled])
+            batch["position_ids"] = pad([starts_over(own) for own in filled], 0)
         else:
             batch["attention_mask"] = real.long()
         return batch
