@@ -32,6 +32,7 @@ from hf_genai.training.parsing import number_or_text
 from hf_genai.training.pretraining import (
     baselines,
     check_fit,
+    in_turn,
     make_collator,
     make_rows,
     make_tokenizer,
@@ -77,8 +78,9 @@ def main(argv: list[str] | None = None) -> dict:
     if not len(texts.validation):
         raise ValueError(f"validation_data ({data.validation_data}) holds no text: the trained model is scored on it")
     tokenizer = make_tokenizer(arguments, Values(texts.train, data.text_column))
-    rows, packed = make_rows(arguments, tokenizer, texts.train)
-    validation, _ = make_rows(arguments, tokenizer, texts.validation)
+    with in_turn(texts.train):
+        rows, packed = make_rows(arguments, tokenizer, texts.train)
+        validation, _ = make_rows(arguments, tokenizer, texts.validation)
     for split, own in {"training": rows, "validation": validation}.items():
         if not len(own):
             raise ValueError(f"no {split} text has enough tokens for the objective {arguments.objective.objective}")

@@ -3,11 +3,13 @@
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from datasets import Dataset
+from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
 from ..data import train_tokenizer
@@ -225,6 +227,16 @@ def make_rows(
     least = 2 if kind.objective in ("span_corruption", "prefix_lm") else 1
     rows = rows.map(cut, batched=True).filter(lambda row: len(row["input_ids"]) > least)
     return rows, None
+
+
+def in_turn(texts: Dataset) -> AbstractContextManager:
+    """Return what lets the processes of a machine make rows one after another, if the texts are on disk.
+
+    There the first one leaves rows that the others find. A lock and no barrier of the processes: that would give up
+    after some minutes, and a large corpus takes hours.
+    """
+    files = texts.cache_files
+    return FileLock(f"{files[0]['filename']}.rows.lock") if files else nullcontext()
 
 
 def row_length(arguments: PretrainArguments) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from filelock import FileLock, Timeout
 from transformers import AutoModel, AutoTokenizer
 
 from hf_genai.data import train_tokenizer
@@ -17,6 +18,8 @@ from hf_genai.objectives.span_corruption import SpanCorruptionCollator
 from hf_genai.training.pretraining import (
     baselines,
     check_fit,
+    in_turn,
+    make_rows,
     new_model,
     parse_pretrain_arguments,
     row_length,
@@ -172,6 +175,29 @@ def test_a_baseline_is_measured_on_what_the_model_predicts():
     (spans,) = seen_by_the_model("span_corruption", rows, SpanCorruptionCollator(tokenizer, 0.3))
     assert spans.count(first) == 2
     assert second not in spans
+
+
+def test_processes_of_a_machine_go_in_turn_and_find_the_rows_that_the_first_one_made(texts, tmp_path):
+    argv = [str(CONFIGS / "gpt_tiny.yaml"), "--data", texts, "--output_dir", "unused"]
+    made = train_tokenizer(Path(texts).read_text("utf-8").split(), vocab_size=300)
+    made.save_pretrained(tmp_path / "one")
+    held = Dataset.from_text(texts, cache_dir=str(tmp_path / "cache"))
+
+    def files_after_making_rows(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        with in_turn(held):
+            rows, _ = make_rows(parse_pretrain_arguments(argv), tokenizer, held)
+        return rows["input_ids"][:], set((tmp_path / "cache").rglob("*.arrow"))
+
+    first, again = files_after_making_rows(tmp_path / "one"), files_after_making_rows(tmp_path / "one")
+    assert first == again
+    train_tokenizer(["other words"], vocab_size=270).save_pretrained(tmp_path / "other")
+    other = files_after_making_rows(tmp_path / "other")
+    assert other[0] != first[0] and other[1] > first[1]
+    with in_turn(held), pytest.raises(Timeout):
+        FileLock(in_turn(held).lock_file, timeout=0).acquire()
+    with in_turn(Dataset.from_dict({"text": ["a"]})), in_turn(Dataset.from_dict({"text": ["a"]})):
+        pass  # each process has its own: nothing to wait for
 
 
 def test_rows_are_as_long_after_the_objective_as_asked_for(tmp_path):
