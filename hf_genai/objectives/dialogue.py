@@ -131,7 +131,11 @@ def _learns(row: Row) -> bool:
 
 def _tokenize(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> Row:
     encoded: Any = tokenizer.apply_chat_template(
-        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        messages,
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+        tokenizer_kwargs={"verbose": False},  # a dialogue may be too long before it is cut
     )
     ids, learned = encoded["input_ids"], encoded["assistant_masks"]
     return {"input_ids": ids, "labels": [token if keep else -100 for token, keep in zip(ids, learned, strict=True)]}
