@@ -198,7 +198,8 @@ class MultiHeadAttention(nn.Module):
                 return self.weigh(query, key, value, mask, **kwargs)[0]
 
             context, weights = attend_by_text(within, query, key, value, *text_lengths), None
-        return self.o_proj(context.reshape(*context.shape[:2], -1)), weights
+        # vLLM and SGLang return contexts of all rows as one, with their heads side by side
+        return self.o_proj(context.reshape(query.shape[0], query.shape[2], -1)), weights
 
 
 class SelfAttention(MultiHeadAttention):

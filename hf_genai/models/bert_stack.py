@@ -17,7 +17,7 @@ from .blocks import ACTIVATIONS, make_norm
 from .configuration_bert import GenaiBertConfig
 from .matmul import Linear
 from .positions import positions_from_mask
-from .seq2seq import check_ids
+from .seq2seq import check_ids, readable
 from .transformer_stack import GenaiTransformerPreTrainedModel, TransformerStack
 
 
@@ -141,7 +141,7 @@ class BertStack(GenaiBertPreTrainedModel, TransformerStack):
             else:
                 check_ids("token_type_ids", token_type_ids, self.config.type_vocab_size)
                 hidden = hidden + self.embed_token_types(token_type_ids)
-        elif token_type_ids is not None and not torch.compiler.is_compiling() and token_type_ids.any():
+        elif token_type_ids is not None and readable(token_type_ids) and token_type_ids.any():
             raise ValueError("token_type_ids must be all 0: this model tells no segments apart (type_vocab_size=0)")
         if self.embed_norm is not None:
             hidden = self.embed_norm(hidden)

@@ -41,6 +41,7 @@ from .heads import (
     span_loss,
 )
 from .matmul import Linear
+from .seq2seq import readable
 
 
 class GenaiBertModel(BertStack):
@@ -73,7 +74,7 @@ class GenaiBertLanguageModel(LanguageModelHead, GenaiBertPreTrainedModel):
                     f"labels must be (batch, length) = {tuple(hidden.shape[:2])}, not {tuple(labels.shape)}"
                 )
             skip_logits = self.training if skip_logits is None else skip_logits
-            if skip_logits and not torch.compiler.is_compiling():
+            if skip_logits and readable(labels):
                 masked = labels != -100
                 hidden, labels = hidden[masked], labels[masked]  # (N, D), (N,)
         return self.predict(self.prediction(hidden), labels, skip_logits, **kwargs)

@@ -37,7 +37,7 @@ from .heads import (
 )
 from .matmul import Linear
 from .positions import positions_from_mask
-from .seq2seq import check_ids, check_mask
+from .seq2seq import check_ids, check_mask, readable
 from .t5_stacks import GenaiT5Decoder, GenaiT5Encoder, GenaiT5PreTrainedModel
 
 
@@ -306,7 +306,7 @@ class GenaiT5ForSequenceClassification(GenaiT5PreTrainedModel):
             ends = attention_mask.bool()
         else:
             ends = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
-        if not torch.compiler.is_compiling() and not ends.any(1).all():
+        if readable(ends) and not ends.any(1).all():
             raise ValueError(
                 f"input_ids must hold an end-of-text token ({self.config.eos_token_id}) in each row: the text is"
                 " classified from it"

@@ -3,6 +3,7 @@ input."""
 
 import torch
 from torch import Tensor, nn
+from transformers.utils import is_tracing
 
 from .matmul import Linear
 
@@ -42,19 +43,24 @@ def weight_and_bias(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
     return (linear(unit) - bias).T, bias
 
 
+def readable(x: Tensor) -> bool:
+    """Whether the numbers of a tensor may be looked at: not while a graph is recorded, nor where there are none."""
+    return x.device.type != "meta" and not is_tracing(x)
+
+
 def check_ids(name: str, ids: Tensor, vocab_size: int) -> None:
     """Refuse token ids that the embedding table has no row for.
 
     Raises:
         ValueError: if `ids` is empty, no integer tensor, or holds an id outside 0 to vocab_size - 1.
     """
-    if torch.compiler.is_compiling():
-        return
+    if is_tracing(ids):
+        return  # the sizes of a graph may be open
     if ids.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"{name} must be an integer tensor (torch.long), not {ids.dtype}")
     if ids.ndim != 2 or 0 in ids.shape:
         raise ValueError(f"{name} must be (batch, length) with at least one row and one token, not {tuple(ids.shape)}")
-    if ids.device.type == "meta":
+    if not readable(ids):
         return
     low, high = (int(bound) for bound in ids.aminmax())
     if low < 0 or high >= vocab_size:
@@ -72,7 +78,7 @@ def check_mask(name: str, mask: Tensor | None, batch_size: int, length: int) -> 
     if mask.shape != (batch_size, length):
         raise ValueError(f"{name} must be (batch, length) = {(batch_size, length)}, not {tuple(mask.shape)}")
     mask = mask.bool()
-    if not torch.compiler.is_compiling() and mask.device.type != "meta" and not mask.any(dim=1).all():
+    if readable(mask) and not mask.any(dim=1).all():
         rows = (~mask.any(dim=1)).nonzero().flatten().tolist()
         raise ValueError(f"{name} is all padding in row {', '.join(map(str, rows[:5]))}: each row needs a real token")
     return mask
