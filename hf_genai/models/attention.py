@@ -20,7 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from .matmul import Linear, project
 from .positions import rotate
 from .transformer_kernels import train_attention
-from .varlen_attention import attend_by_text
+from .varlen_attention import attend_by_text, flash_source
 
 
 class DotScore(nn.Module):
@@ -267,4 +267,8 @@ class CrossAttention(MultiHeadAttention):
             if caches:
                 key, value = past_key_values.cross_attention_cache.update(key, value, self.layer_idx)
                 past_key_values.is_updated[self.layer_idx] = True
+        if "flash" in self.config._attn_implementation and attention_mask is not None:
+            rows = query.shape[0], query.shape[2]
+            key, value, lengths = flash_source(rows, attention_mask, key, value)
+            attention_mask, kwargs = None, {**kwargs, **lengths}
         return self.attend(query, key, value, attention_mask, texts, **kwargs)

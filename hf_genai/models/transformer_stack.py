@@ -4,6 +4,7 @@ Shapes: B batch, T target and S source length, D hidden size, H heads, E head si
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from transformers.masking_utils import (
     find_packed_sequence_indices,
     packed_sequence_mask_function,
 )
+from transformers.utils import is_tracing
 from transformers.utils.output_capturing import OutputRecorder
 
 from .attention import CrossAttention, SelfAttention
@@ -25,7 +27,7 @@ from .positions import RelativePositionBias, RotaryEmbedding, positions_from_mas
 from .seq2seq import check_ids, check_mask, readable
 from .token_step import cached_step
 from .transformer_kernels import Dropout
-from .varlen_attention import Texts, is_watched, lay_out, number_by_mask, number_by_position
+from .varlen_attention import Texts, flash_packed, is_watched, lay_out, number_by_mask, number_by_position
 
 
 class GenaiTransformerPreTrainedModel(GenaiPreTrainedModel):
@@ -207,8 +209,7 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
         """Return the mask as the attention implementation wants it, and the position bias that is not in it yet."""
         has_bias = self.relative_bias is not None
         arguments = {"config": self.config, "inputs_embeds": hidden, "attention_mask": attention_mask}
-        # an empty cache would hide from transformers that rows are packed
-        empty = past_key_values is None or (not torch.compiler.is_compiling() and cache_is_empty(past_key_values))
+        empty = starts_empty(past_key_values)
         if self.is_causal:
             mask = create_causal_mask(
                 **arguments,
@@ -284,6 +285,12 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
             real.append(wanted & real[0])
         return lay_out(*map(number_by_mask, real))
 
+    def packed_for_flash(self, hidden: Tensor, position_ids: Tensor | None) -> dict[str, Any]:
+        """Return what FlashAttention must be told of rows of several texts (B, T, D); nothing for other kernels."""
+        if "flash" not in self.config._attn_implementation or position_ids is None or is_tracing(position_ids):
+            return {}
+        return flash_packed(position_ids) if len(position_ids) == len(hidden) else {}
+
     def can_choose(self, hidden: Tensor, wanted: Tensor, encoder_hidden_states: Tensor | None) -> bool:
         """Whether the last layer can do without the places that nobody wants: it looks everywhere without a mask."""
         if self.is_causal or self.relative_bias is not None or encoder_hidden_states is not None:
@@ -333,6 +340,8 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
             kwargs["texts"] = texts[0].lengths, texts[-1].lengths
         else:
             mask, bias = self.masks(hidden, attention_mask, position_ids, past_key_values)
+            if attention_mask is None and not with_source and starts_empty(past_key_values):
+                kwargs = {**self.packed_for_flash(hidden, position_ids), **kwargs}
         if encoder_hidden_states is not None and texts is not None:
             encoder_hidden_states, encoder_attention_mask = texts[1].flatten(encoder_hidden_states), None
         elif encoder_hidden_states is not None:
@@ -365,8 +374,13 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
         return hidden if texts is None else texts[1 if some else 0].restore(hidden)
 
 
-def cache_is_empty(cache: Cache) -> bool:
-    """Whether a cache that grows with the text has seen none of it yet."""
+def starts_empty(cache: Cache | None) -> bool:
+    """Whether there is no cache, or one that grows with the text and has seen none of it yet.
+
+    Such a cache would hide from transformers that rows are packed.
+    """
+    if cache is None or torch.compiler.is_compiling():
+        return cache is None
     own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
     length = own.get_seq_length()
     return isinstance(length, int) and length == 0 and not own.is_compileable

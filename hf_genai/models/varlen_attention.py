@@ -10,6 +10,7 @@ Shapes: B batch, T length of the rows, N tokens of all texts, H heads, E head si
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -126,3 +127,44 @@ def is_watched(module: nn.Module) -> bool:
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     own = itertools.chain.from_iterable(found.values() for found in hooks)
     return any(not getattr(hook, "__module__", "").startswith(HARMLESS_HOOKS) for hook in own)
+
+
+def flash_packed(position_ids: Tensor) -> dict[str, Any]:
+    """Return what FlashAttention must be told of packed rows; nothing where no row holds several texts.
+
+    By itself transformers sees that of a batch of one row only: the texts of others would look at each other.
+
+    Args:
+        position_ids: (B, T), which start over with each text.
+    """
+    numbers, several = number_by_position(position_ids)
+    if not several:
+        return {}
+    lengths = numbers.flatten().unique_consecutive(return_counts=True)[1]
+    return _flash_kwargs(lengths, lengths)
+
+
+def flash_source(queries: tuple[int, int], mask: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, dict]:
+    """Return keys and values (1, K, N, E) without padding, and what FlashAttention must be told of them.
+
+    By itself transformers takes the mask of a source for one of the queries, too.
+
+    Args:
+        queries: rows and their length, (B, T).
+        mask: (B, S), False or 0 where the source is padding.
+        key: (B, K, S, E), as value.
+    """
+    real = mask.bool()
+    kept = real.flatten().nonzero()[:, 0]
+    key, value = (x.transpose(1, 2).flatten(0, 1)[kept].transpose(0, 1).unsqueeze(0) for x in (key, value))
+    lengths = real.sum(1)
+    return key, value, _flash_kwargs(torch.full_like(lengths, queries[1]), lengths)
+
+
+def _flash_kwargs(query_lengths: Tensor, key_lengths: Tensor) -> dict[str, Any]:
+    """Return where texts of these lengths begin and end, by the names of transformers' `FlashAttentionKwargs`."""
+    found: dict[str, Any] = {}
+    for name, lengths in (("q", query_lengths), ("k", key_lengths)):
+        found[f"cu_seq_lens_{name}"] = nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
+        found[f"max_length_{name}"] = int(lengths.max())
+    return found
