@@ -194,6 +194,7 @@ def train(
                 " raise per_device_batch_size or the number of processes"
             )
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = size  # else read from a data loader
+        plugin.deepspeed_config["gradient_clipping"] = options.max_grad_norm or 0.0  # it clips by itself
     optimizer = make_optimizer(model, options.learning_rate, options.weight_decay, options.adam_betas)
     scheduler = get_scheduler(options.lr_scheduler_type, optimizer, options.warmup_steps, options.max_steps)
     model, optimizer = accelerator.prepare(model, optimizer)
