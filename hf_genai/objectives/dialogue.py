@@ -96,6 +96,26 @@ def tokenize_dialogues(
     return Dataset.from_dict({name: [row[name] for row in found] for name in ("input_ids", "labels")}), report
 
 
+def recent_turns(
+    messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> list[dict[str, str]]:
+    """Return the system message and as many of the last turns, from a question on, as make a prompt of max_length ids.
+
+    Nothing, if not even the last question fits.
+    """
+    system = messages[:1] if messages and messages[0]["role"] == "system" else []
+    for begin in range(len(system), len(messages)):
+        found = [*system, *messages[begin:]]
+        if messages[begin]["role"] != "user":
+            continue
+        prompt: Any = tokenizer.apply_chat_template(
+            found, add_generation_prompt=True, return_dict=True, tokenizer_kwargs={"verbose": False}
+        )
+        if len(prompt["input_ids"]) <= max_length:
+            return found
+    return []
+
+
 def _rows(
     messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, max_length: int | None
 ) -> tuple[list[Row], bool]:

@@ -25,7 +25,7 @@ from ..data.packing import pack
 from ..evaluation.baselines import first_sentence, majority, most_frequent_tags, unigram_loss
 from ..objectives.causal_lm import CausalLMCollator
 from ..objectives.classification import label_names, tokenize_texts
-from ..objectives.dialogue import as_messages, tokenize_dialogues
+from ..objectives.dialogue import as_messages, recent_turns, tokenize_dialogues
 from ..objectives.question_answering import LONGEST_ANSWER, best_answers, tokenize_questions
 from ..objectives.tagging import tokenize_words
 from .loop import evaluate
@@ -275,14 +275,14 @@ class Dialogue(Task):
     def samples(self, model: Any, texts: Dataset) -> Samples:
         found = []
         for messages in map(as_messages, texts["messages"][:3]):
-            if all(message["role"] != "assistant" for message in messages):
+            last = max((place for place, message in enumerate(messages) if message["role"] == "assistant"), default=0)
+            if not (given := recent_turns(messages[:last], self.tokenizer, self.arguments.data.max_length)):
                 continue
-            last = max(place for place, message in enumerate(messages) if message["role"] == "assistant")
             ids = self.tokenizer.apply_chat_template(
-                messages[:last], add_generation_prompt=True, return_tensors="pt", return_dict=True
+                given, add_generation_prompt=True, return_tensors="pt", return_dict=True
             ).to(model.device)
             made = model.generate(**ids, max_new_tokens=30, do_sample=False)[0, ids["input_ids"].shape[1] :]
-            asked = messages[last - 1]["content"] if last else ""
+            asked = given[-1]["content"]
             found.append((asked, messages[last]["content"], self.tokenizer.decode(made, skip_special_tokens=True)))
         return found
 

@@ -7,7 +7,7 @@ from datasets import Dataset
 from hf_genai.data import train_tokenizer
 from hf_genai.objectives import dialogue
 from hf_genai.objectives.classification import label_names, tokenize_texts
-from hf_genai.objectives.dialogue import CHAT_TEMPLATE, tokenize_dialogues
+from hf_genai.objectives.dialogue import CHAT_TEMPLATE, recent_turns, tokenize_dialogues
 from hf_genai.objectives.question_answering import best_answers, token_span, tokenize_questions
 from hf_genai.objectives.tagging import align, tokenize_words
 
@@ -54,6 +54,14 @@ def test_long_dialogues_become_rows_that_fit_and_each_answer_is_learned_once(tok
     assert all(len(row["input_ids"]) <= limit for row in rows)
     assert dict(report) == {"cut": 1, "shortened": 2, "dropped": 2}
     assert "Of 5 dialogues, 2 lost turns" in caplog.text and "2 were dropped" in caplog.text
+
+
+def test_a_prompt_keeps_the_last_turns_that_fit(tokenizer):
+    tokenize_dialogues(Dataset.from_dict({"messages": [say("Hi", "Gold")]}), tokenizer)  # which gives the template
+    system, turns = [{"role": "system", "content": "Be short."}], say("long " * 30, "Gold", "What", "is it", "Hi")
+    assert recent_turns(system + turns, tokenizer, 1000) == system + turns
+    assert recent_turns(system + turns, tokenizer, 100) == system + turns[2:]
+    assert recent_turns(say("long " * 30), tokenizer, 20) == []
 
 
 def test_templates_that_mark_nothing_and_unknown_roles_are_refused(tokenizer):
