@@ -48,7 +48,7 @@ class ModelSteps:
         self.model, self.beams = model, beams
 
     def prefill(self, input_ids: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
-        self.kwargs = model_kwargs
+        self.kwargs, self.rows = model_kwargs, len(input_ids)
         return self.forward(input_ids, is_first_iteration=True)
 
     def forward(self, sequences: Tensor, **options: Any) -> Tensor:
@@ -68,8 +68,8 @@ class ModelSteps:
     def keep(self, sentences: Tensor) -> None:
         rows = (sentences.unsqueeze(1) * self.beams + torch.arange(self.beams, device=sentences.device)).flatten()
         cache = self.kwargs["past_key_values"]
-        total = max(len(x) for x in self.kwargs.values() if isinstance(x, Tensor) and x.ndim) if self.kwargs else 0
-        self.kwargs = {name: select(value, rows, total) for name, value in self.kwargs.items()}
+        self.kwargs = {name: select(value, rows, self.rows) for name, value in self.kwargs.items()}
+        self.rows = len(rows)
         cache.batch_select_indices(rows)
 
 

@@ -137,10 +137,10 @@ class BertStack(GenaiBertPreTrainedModel, TransformerStack):
         hidden, position_ids = self.embed("", input_ids, inputs_embeds, attention_mask, position_ids, past_key_values)
         if self.embed_token_types is not None:
             if token_type_ids is None:
-                hidden = hidden + self.embed_token_types.weight[0]
+                token_type_ids = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
             else:
                 check_ids("token_type_ids", token_type_ids, self.config.type_vocab_size)
-                hidden = hidden + self.embed_token_types(token_type_ids)
+            hidden = hidden + self.embed_token_types(token_type_ids)
         elif token_type_ids is not None and readable(token_type_ids) and token_type_ids.any():
             raise ValueError("token_type_ids must be all 0: this model tells no segments apart (type_vocab_size=0)")
         if self.embed_norm is not None:

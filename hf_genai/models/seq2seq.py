@@ -30,15 +30,18 @@ def shift_tokens_right(labels: Tensor, pad_token_id: int, decoder_start_token_id
 def weight_and_bias(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
     """Return the matrix (out, in) and the vector (out,) that a linear map applies.
 
-    A plain `nn.Linear` hands out its parameters. Anything that took its place (a LoRA adapter, a quantised weight) is
-    asked what it does to the unit vectors, so that code which needs the matrix itself works with it too, gradients
-    included.
+    A plain `nn.Linear` hands out its parameters. Anything that took its place (a LoRA adapter, a quantised weight, one
+    that accelerate keeps elsewhere and brings when it is called) is asked what it does to the unit vectors, so that
+    code which needs the matrix itself works with it too, gradients included.
     """
-    if type(linear) in (nn.Linear, Linear) and type(linear.weight) in (Tensor, nn.Parameter):
-        return linear.weight, linear.bias
     parameter = next(linear.parameters())
+    device, offload = parameter.device, getattr(linear, "_hf_hook", None)
+    if device.type == "meta" and offload is not None:
+        device = offload.execution_device
+    elif type(linear) in (nn.Linear, Linear) and type(linear.weight) in (Tensor, nn.Parameter):
+        return linear.weight, linear.bias
     dtype = parameter.dtype if parameter.is_floating_point() else torch.get_default_dtype()
-    unit = torch.eye(linear.in_features, dtype=dtype, device=parameter.device)
+    unit = torch.eye(linear.in_features, dtype=dtype, device=device)
     bias = linear(unit.new_zeros(1, linear.in_features)).squeeze(0)
     return (linear(unit) - bias).T, bias
 

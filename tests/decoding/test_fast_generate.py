@@ -92,19 +92,19 @@ def test_one_row_without_padding_writes_the_same(name):
         torch.testing.assert_close(found, wanted, rtol=0, atol=0)
 
 
-def test_rows_that_have_ended_leave_the_batch(monkeypatch):
+@pytest.mark.parametrize("name", ["gpt_classic", "t5", "rnn", "rnn_lm"])
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("padded", [True, False])
+def test_rows_that_have_ended_leave_the_batch(name, beams, padded, monkeypatch):
     kept = []
-    monkeypatch.setattr(
-        steps.TransformerSteps,
-        "keep",
-        lambda self, rows, keep=steps.TransformerSteps.keep: (kept.append(1), keep(self, rows)),
-    )
-    for options in ({}, {"num_beams": 3}):
-        wanted, found = both(make("gpt_classic"), **prompts(8), **options)
-        torch.testing.assert_close(found, wanted, rtol=0, atol=0)
-        assert (wanted == 0).any(), "no row ended before another"
-        assert kept
-        kept.clear()
+    for kind in (steps.TransformerSteps, steps.ModelSteps):
+        monkeypatch.setattr(
+            kind, "keep", lambda self, rows, keep=kind.keep: (kept.append(len(rows)), keep(self, rows))
+        )
+    inputs = prompts(8) if padded else {"input_ids": prompts(8)["input_ids"].clamp(min=6)}
+    wanted, found = both(make(name), **inputs, num_beams=beams, eos_token_id=[2, *range(60, 97, 3)])
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    assert any(0 < rows < 8 for rows in kept), "no row ended before another"
 
 
 @pytest.mark.parametrize("name", ["gpt", "gpt_relative", "t5_classic"])
