@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from babel import __version__ as babel_version
-from datasets import Dataset, DatasetDict, Features, Value, load_dataset
+from datasets import Dataset, DatasetDict, Features, Value, load_dataset, load_from_disk
 
 from .cldr import CldrPairs
 from .readers import TABLES, Row, read_arrow, read_files, read_language_pack
@@ -339,7 +339,7 @@ def _hub(
 
 
 def open_hub(source: str, config_name: str | None, revision: str | None, built_in: str) -> DatasetDict:
-    """Open a data set on the Hub, or a folder.
+    """Open a data set on the Hub, or a folder of files or of `save_to_disk`, where a set without splits is `train`.
 
     Args:
         built_in: names that could have been meant, for the error.
@@ -348,7 +348,10 @@ def open_hub(source: str, config_name: str | None, revision: str | None, built_i
         ValueError: it cannot be opened, or has no split `train`.
     """
     try:
-        splits = load_dataset(source, config_name, revision=revision)
+        if all((Path(source) / name).is_file() for name in ("state.json", "dataset_info.json")):  # of save_to_disk
+            splits = DatasetDict({"train": load_from_disk(source)})
+        else:
+            splits = load_dataset(source, config_name, revision=revision)
     except Exception as error:  # whatever datasets, its readers or the network raise
         raise ValueError(
             f"source={source!r} is neither built in ({built_in}) nor a file here, and datasets.load_dataset could not"
@@ -365,10 +368,12 @@ def hub_provenance(
 ) -> Provenance:
     """Return where a data set on the Hub comes from, as it says itself."""
     info = splits["train"].info
+    here = Path(source).expanduser().is_dir()
+    name = Path(source).expanduser().resolve().name if here else source  # a card tells nobody where the folder lies
     return Provenance(
-        name=source,
-        description=info.description.strip() or f"The dataset {source}.",
+        name=name,
+        description=info.description.strip() or f"The dataset {name}.",
         licence=licence or info.license or "not stated",
-        origin=info.homepage or f"{source}, revision {revision or 'newest'}",
+        origin=info.homepage or (name if here else f"{name}, revision {revision or 'newest'}"),
         languages=tuple(languages or ()),
     )

@@ -1,5 +1,6 @@
 """Load texts, alone or with labels and the like, hold some out, and say where they came from."""
 
+import csv
 import hashlib
 import logging
 from collections import Counter
@@ -18,6 +19,13 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 # suffix -> the builder of `datasets` that reads it
 READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
+# An empty field alone is a missing value: left to itself the reader takes words such as NA, None and null for one.
+_CSV: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    ".csv": _CSV,
+    ".tsv": {**_CSV, "sep": "\t", "quoting": csv.QUOTE_NONE},  # else a stray quote swallows rows; as in `readers`
+    ".txt": {"sample_by": "paragraph", "encoding": "utf-8-sig"},
+}
 
 
 @dataclass
@@ -64,8 +72,9 @@ def load_texts(
     Args:
         source: one of
             - "stdlib:prose", "stdlib:code" and others that `built_in` lists: made from files that are always there;
-            - .csv, .tsv, .jsonl, .parquet file(s), or .txt, whose paragraphs (blank lines between) are the texts;
-            - the name of a dataset on the Hub, or a folder that `datasets.load_dataset` reads.
+            - .csv, .tsv (without quoting), .jsonl, .parquet file(s), or .txt, whose paragraphs (blank lines between)
+              are the texts; each also as .gz;
+            - the name of a dataset on the Hub, or a folder that `datasets` reads.
         columns: that each row must have; others are dropped.
         key: the column that says what a row is: no key is in two splits. None: the first of `columns`.
         validation, test: a share of the rows (0: none), held out by a hash of the key; or a file, or a split of a
@@ -83,6 +92,10 @@ def load_texts(
     for split, value in wanted.items():
         if not isinstance(value, (str, Path)) and not 0 <= value < 1:
             raise ValueError(f"{split} must be a share from 0 to below 1, a file or a split, not {value!r}")
+    if sum(value for value in wanted.values() if not isinstance(value, (str, Path))) >= 1:
+        raise ValueError(f"validation ({validation}) and test ({test}) must leave a share to train on")
+    if max_rows is not None and max_rows < 1:
+        raise ValueError(f"max_rows must be at least 1, not {max_rows}")
     if isinstance(source, str) and source.startswith(("stdlib:", "cldr:")):
         rows, provenance = load_built_in(source)
         raw = {"train": rows}
@@ -137,8 +150,11 @@ def _report(data: TextData) -> str:
 
 
 def _digest(value: Any) -> bytes:
-    """Return what stands for a value where all of a data set are remembered: 16 bytes, however long it is."""
-    return hashlib.sha256(str(value).encode("utf-8", "surrogatepass")).digest()[:16]
+    """Return what stands for a value where all of a data set are remembered: 16 bytes, however long it is.
+
+    White space around a text makes no other one of it: splits may come from files that differ in such.
+    """
+    return hashlib.sha256(_stripped(str(value)).encode("utf-8", "surrogatepass")).digest()[:16]
 
 
 def _stripped(text: str) -> str:
@@ -149,7 +165,7 @@ def _judge(rows: Dataset, key: str, split: str, data: TextData) -> Dataset:
     reasons: Counter = data.left_out.setdefault(split, Counter())
     is_text = getattr(rows.features.get(key), "dtype", None) in ("string", "large_string")
     # of labelled rows, several may share a text, and offsets count its spaces
-    alone = split == "train" and is_text and rows.column_names == [key]
+    alone = is_text and rows.column_names == [key]
     kept: set[bytes] = set()
     places: list[int] = []
     changed = False
@@ -159,12 +175,13 @@ def _judge(rows: Dataset, key: str, split: str, data: TextData) -> Dataset:
             reasons["missing"] += 1
         elif not text.strip():
             reasons["empty"] += 1
-        elif alone and (own := _digest(text)) in kept:
+        elif alone and split == "train" and (own := _digest(text)) in kept:
             reasons["duplicate"] += 1
         else:
             if alone:
-                kept.add(own)
                 changed |= text != value
+                if split == "train":
+                    kept.add(own)
             places.append(place)
     if len(places) < len(rows):
         rows = rows.select(places)
@@ -188,18 +205,23 @@ def _hold_out(rows: Dataset, key: str, wanted: dict[str, Any]) -> dict[str, Data
 def _read(source: Any, config_name, revision, licence, languages) -> tuple[dict[str, Dataset], Provenance]:
     files = [source] if isinstance(source, (str, Path)) else list(source)
     paths = [Path(file).expanduser() for file in files]
-    if all(path.suffix.lower() in READERS and not path.is_dir() for path in paths):
+    kinds = {_kind(path) for path in paths}
+    if not any(path.is_dir() for path in paths) and (kinds <= set(READERS) or any(path.is_file() for path in paths)):
         if missing := [str(path) for path in paths if not path.is_file()]:
             raise ValueError(f"no such file: {', '.join(missing)} (looked from {Path.cwd()})")
-        kinds = {path.suffix.lower() for path in paths}
-        if len(kinds) > 1:
-            raise ValueError(f"files of one kind are read together, not {', '.join(sorted(kinds))}")
+        if len(kinds) != 1 or not kinds <= set(READERS):
+            raise ValueError(
+                f"expected files of one kind, ending in {', '.join(READERS)} (or these and .gz); got"
+                f" {', '.join(map(str, files)) or 'none'}"
+            )
         (kind,) = kinds
-        options: dict[str, Any] = {".tsv": {"sep": "\t"}, ".txt": {"sample_by": "paragraph"}}.get(kind, {})
         try:
-            rows = load_dataset(READERS[kind], data_files=[str(path) for path in paths], split="train", **options)
-        except Exception as error:  # whatever the reader raises
-            raise ValueError(f"{', '.join(map(str, paths))} could not be read: {error}") from error
+            rows = load_dataset(
+                READERS[kind], data_files=[str(path) for path in paths], split="train", **_OPTIONS.get(kind, {})
+            )
+        except Exception as error:  # whatever the reader raises; the reason is often in what it wraps
+            reason = error.__cause__ or error
+            raise ValueError(f"{', '.join(map(str, paths))} could not be read: {reason}") from error
         name = ", ".join(path.name for path in paths)
         return {"train": rows}, Provenance(
             name, f"Texts from {name}.", licence or "not stated", name, tuple(languages)
@@ -210,3 +232,8 @@ def _read(source: Any, config_name, revision, licence, languages) -> tuple[dict[
         )
     splits = open_hub(str(source), config_name, revision, ", ".join(MAKERS))
     return dict(splits), hub_provenance(str(source), splits, revision, licence, languages)
+
+
+def _kind(path: Path) -> str:
+    """Return a file's ending, without that of its compression."""
+    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()

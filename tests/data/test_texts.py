@@ -1,5 +1,6 @@
 """Texts: where they come from, which are kept, and that no text is in two splits."""
 
+import gzip
 import json
 
 import pytest
@@ -101,3 +102,50 @@ def test_texts_of_a_file_stay_on_disk_and_are_cleaned_there(tmp_path):
     found = [*data.train["text"], *data.test["text"]]
     assert sorted(found) == sorted(["a text", "  another", "a third", *texts[5:]])
     assert list(Values(data.train, "text")) == data.train["text"][:]
+
+
+def test_files_are_read_as_they_stand(tmp_path):
+    """A reader left to itself takes words for missing values, and a stray quote for the beginning of a long field."""
+    words = [["null", "NA"], ["None", "US"], ["nan", "NA"]]
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in words))
+    rows = [['"Stop, he said', "x"], ["second", "y"], ['a "third"', "z"], ['fourth"', "w"]]
+    (tmp_path / "rows.tsv").write_text("text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in rows))
+    for name, expected in (("rows.csv", words), ("rows.tsv", rows)):
+        data = load_texts(tmp_path / name, columns=["text", "label"], validation=0, test=0)
+        assert [[row["text"], row["label"]] for row in data.train] == expected
+    (tmp_path / "texts.txt").write_bytes(b"\xef\xbb\xbfone\r\n\r\ntwo\r\n")
+    (tmp_path / "texts.txt.gz").write_bytes(gzip.compress(b"one\n\ntwo\n"))
+    data.train.rename_column("label", "kind").save_to_disk(str(tmp_path / "saved"))
+    for name, texts in (
+        ("texts.txt", ["one", "two"]),
+        ("texts.txt.gz", ["one", "two"]),
+        ("saved", [text for text, _ in rows]),
+    ):
+        data = load_texts(str(tmp_path / name), validation=0, test=0)
+        assert data.train["text"][:] == texts
+        assert data.provenance.name == name  # and not the folder that it lies in: it goes into the model card
+        assert str(tmp_path) not in str(data.provenance)
+
+
+def test_white_space_hides_no_text_of_another_split(tmp_path):
+    (tmp_path / "rows.txt").write_text("one\n\ntwo")
+    (tmp_path / "held_out.txt").write_text("three\n\ntwo\n")  # the last paragraph with the end of its line
+    data = load_texts(tmp_path / "rows.txt", validation=tmp_path / "held_out.txt", test=0)
+    assert data.train["text"][:] == ["one"]
+    assert data.validation["text"][:] == ["three", "two"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "message"),
+    [
+        ("rows.csv", b"text,label\na,b\nc,d,e\n", {}, "Expected 2 fields in line 3, saw 3"),
+        ("rows.txt", b"n\xe9", {}, "rows.txt could not be read: 'utf-8' codec can't decode byte 0xe9"),
+        ("rows", b"a", {}, "ending in .csv, .*; got .*rows"),
+        ("rows.txt", b"a\n\nb", {"max_rows": 0}, "max_rows must be at least 1, not 0"),
+        ("rows.txt", b"a\n\nb", {"validation": 0.5, "test": 0.5}, "must leave a share to train on"),
+    ],
+)
+def test_files_that_cannot_be_read_say_why(name, content, options, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_texts(str(tmp_path / name), **options)
