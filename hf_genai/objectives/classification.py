@@ -8,9 +8,12 @@ from transformers import PreTrainedTokenizerBase
 
 
 def label_names(labels: Sequence[Any]) -> list[str]:
-    """Return the names of all labels in a column, sorted: of single ones, or of lists where texts have several."""
+    """Return the names of all labels in a column, sorted: of single ones, or of lists where texts have several.
+
+    Numbers are sorted as such: where they go from 0 to n - 1, each is the number that the model gives its class.
+    """
     names = {name for label in labels for name in (label if isinstance(label, (list, tuple)) else [label])}
-    return sorted(map(str, names))
+    return [str(name) for name in sorted(names, key=None if all(isinstance(name, int) for name in names) else str)]
 
 
 def tokenize_texts(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -82,8 +83,11 @@ def tokenize_dialogues(
         )
     report: Counter = Counter()
     found: list[Row] = []
-    for messages in dataset["messages"]:
-        rows, whole = _rows(as_messages(messages), tokenizer, max_length)
+    for place, messages in enumerate(dataset["messages"]):
+        try:
+            rows, whole = _rows(as_messages(messages), tokenizer, max_length)
+        except TemplateError as error:  # such as a role that the template does not know
+            raise ValueError(f"messages: row {place}: {error}") from error
         found += rows
         report.update({"cut": len(rows) > 1, "shortened": bool(rows) and not whole, "dropped": not rows})
     report = +report  # without the reasons that never came up

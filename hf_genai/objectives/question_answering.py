@@ -90,12 +90,12 @@ def tokenize_questions(
 
 
 def token_span(offsets: Sequence[Sequence[int]], begin: int, end: int) -> tuple[int, int]:
-    """Return the first and the last token of the characters begin to end, or (0, 0) if not all of them are there.
+    """Return the first and the last token of the characters begin to end; (0, 0) if they are none or not all there.
 
     With the offsets [[-1, -1], [0, 3], [4, 6], [6, 9], [-1, -1]], the characters 4 to 9 are the tokens (2, 3).
     """
     inside = [place for place, (left, right) in enumerate(offsets) if left >= 0 and right > begin and left < end]
-    if not inside or offsets[inside[0]][0] > begin or offsets[inside[-1]][1] < end:
+    if begin == end or not inside or offsets[inside[0]][0] > begin or offsets[inside[-1]][1] < end:
         return 0, 0
     return inside[0], inside[-1]
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers import TrainingArguments
 
 from ..cards import CardData
@@ -141,7 +142,7 @@ def load_rows(data: TaskArguments, seed: int) -> TextData:
         if not len(rows):
             raise ValueError(f"{split}: no row is left; the recipe trains, chooses and scores on all three splits")
         mapping = {old: new for old, new in zip(names, task.columns, strict=True) if old != new}
-        rows = rows.rename_columns(mapping)
+        rows = _with_class_names(rows.rename_columns(mapping))
         for column in task.columns:
             _check_column(
                 rows, column, f"{loaded.provenance.name}, {split}: column {data.columns.get(column, column)}"
@@ -150,18 +151,51 @@ def load_rows(data: TaskArguments, seed: int) -> TextData:
     return loaded
 
 
+def _with_class_names(rows: Dataset) -> Dataset:
+    """Return rows with names in place of class numbers, where the data set itself says what the classes are called."""
+    for column, kind in rows.features.items():
+        inner = getattr(kind, "feature", kind)
+        if not isinstance(inner, ClassLabel):
+            continue
+
+        def named(value: Any, names: list[str] = inner.names) -> Any:
+            if isinstance(value, list):
+                return [named(own) for own in value]
+            return None if value in (None, -1) else names[value]  # -1: a row without a label, as benchmarks have
+
+        text = Value("string")
+        rows = rows.map(
+            lambda batch, column=column, named=named: {column: [named(value) for value in batch[column]]},
+            batched=True,
+            features=Features({**rows.features, column: text if inner is kind else List(text)}),
+        )
+    return rows
+
+
 def _check_column(rows: Any, column: str, name: str) -> None:
     """Refuse values that are not there, and other things where texts, lists or places should stand."""
     expected = {"label": object, "answer_start": int, **dict.fromkeys(("tokens", "tags", "messages"), list)}
+    value: Any
     for place, value in enumerate(rows[column]):
         if value is None:
             raise ValueError(f"{name}: row {place} has no value")
         if not isinstance(value, expected.get(column, str)):
             wanted = {int: "a whole number", list: "a list"}.get(expected.get(column, str), "a text")
             raise ValueError(f"{name}: row {place} should hold {wanted}, not {value!r:.80}")
+        if column == "tokens" and (wrong := [item for item in value if not isinstance(item, str)]):
+            raise ValueError(f"{name}: row {place} should hold texts, not {wrong[0]!r:.80}")
+        if column in ("label", "tags"):
+            items = value if isinstance(value, list) else [value]
+            if wrong := [item for item in items if item is None or isinstance(item, (dict, list))]:
+                raise ValueError(f"{name}: row {place} should hold names or numbers of classes, not {wrong[0]!r:.80}")
+            if column == "label" and len(set(items)) < len(items):
+                raise ValueError(
+                    f"{name}: row {place} should list the labels that it has, each once (and no zero or one for each"
+                    f" class), not {value!r:.80}"
+                )
         if column == "messages":
             try:
-                as_messages(list(value))  # type: ignore[call-overload]
+                as_messages(list(value))
             except ValueError as error:
                 raise ValueError(f"{name}: row {place}: {error}") from error
 
@@ -210,10 +244,11 @@ def texts_of(rows: Any) -> list[str]:
     found: list[str] = []
     for row in rows:
         for value in row.values():
-            if isinstance(value, str):
-                found.append(value)
-            elif isinstance(value, list):
-                found += [item if isinstance(item, str) else item.get("content", "") for item in value]
+            items = [
+                item["content"] if isinstance(item, dict) else item
+                for item in (value if isinstance(value, list) else [value])
+            ]
+            found += [item for item in items if isinstance(item, str)]
     return found
 
 

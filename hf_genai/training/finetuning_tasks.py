@@ -77,7 +77,8 @@ class Task(ABC):
 
 
 def _labels(labels: Sequence[Any], column: str) -> list[str]:
-    numbers = [label for label in labels if isinstance(label, float)]
+    items = (item for label in labels for item in (label if isinstance(label, list) else [label]))
+    numbers = [item for item in items if isinstance(item, float)]
     if numbers:
         raise ValueError(f"column {column} must hold names or whole numbers of classes, not {numbers[0]}")
     names = label_names(labels)
@@ -154,7 +155,7 @@ class Tagging(Task):
         samples = []
         for words, tags, guess, label in zip(texts["tokens"], texts["tags"], guesses, labels, strict=True):
             names = [self.names[number] for number in guess[label != -100]]
-            samples.append((" ".join(words), " ".join(tags), " ".join(names)))
+            samples.append((" ".join(words), " ".join(map(str, tags)), " ".join(names)))
             if len(samples) == 5:
                 break
         return {"accuracy": float((guesses == labels)[counted].mean()), "f1": f1}, samples
@@ -162,7 +163,7 @@ class Tagging(Task):
     def baselines(self, train: Dataset, texts: Dataset) -> dict[str, Scores]:
         of_word, other = most_frequent_tags(train["tokens"], train["tags"])
         pairs = [
-            (of_word.get(word, other), tag)
+            (of_word.get(word, other), str(tag))
             for words, tags in zip(texts["tokens"], texts["tags"], strict=True)
             for word, tag in zip(words, tags, strict=True)
         ]

@@ -65,9 +65,10 @@ def test_a_prompt_keeps_the_last_turns_that_fit(tokenizer):
 
 
 def test_templates_that_mark_nothing_and_unknown_roles_are_refused(tokenizer):
-    with pytest.raises(Exception, match="role must be system, user or assistant, not poet"):
+    with pytest.raises(ValueError, match="row 1: role must be system, user or assistant, not poet"):
         tokenize_dialogues(
-            Dataset.from_dict({"messages": [[{"role": "poet", "content": "x"}, *say("a", "b")]]}), tokenizer
+            Dataset.from_dict({"messages": [say("a", "b"), [{"role": "poet", "content": "x"}, *say("a", "b")]]}),
+            tokenizer,
         )
     tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
     with pytest.raises(ValueError, match="generation"):
@@ -117,6 +118,7 @@ def test_characters_become_tokens():
     assert token_span(offsets, 4, 9) == (2, 3)
     assert token_span(offsets, 0, 3) == (1, 1)
     assert token_span(offsets, 8, 12) == (0, 0)
+    assert token_span(offsets, 5, 5) == (0, 0)  # no answer, wherever it is said to stand
 
 
 def questions():

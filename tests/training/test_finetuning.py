@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers import AutoConfig, AutoModel, BertConfig, DistilBertConfig, GPT2Config, LlamaConfig, T5Config
 
 import hf_genai
@@ -222,6 +222,25 @@ def test_columns_of_other_names_are_mapped(tmp_path):
     assert "9 held-out rows of others.jsonl" in (tmp_path / "run" / "README.md").read_text("utf-8")
 
 
+def test_classes_may_be_numbers_and_are_called_what_the_data_set_calls_them(tmp_path):
+    rows = rows_of("tagging")
+    numbers = [[int(tag == "noun") for tag in row["tags"]] for row in rows]
+    plain = [{**row, "tags": own} for row, own in zip(rows, numbers, strict=True)]
+    results = run("tagging", tmp_path / "plain", rows=plain)
+    assert AutoConfig.from_pretrained(tmp_path / "plain").id2label == {0: "0", 1: "1"}
+    assert results["baselines"]["most frequent tag of each word"]["accuracy"] > 0.9
+
+    features = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=["x", "noun"]))})
+    Dataset.from_list(plain).cast(features).to_parquet(tmp_path / "named.parquet")
+    results = run("tagging", tmp_path / "named", "--data", str(tmp_path / "named.parquet"))
+    assert AutoConfig.from_pretrained(tmp_path / "named").id2label == {0: "noun", 1: "x"}
+    assert set(results["samples"][0][1].split()) == {"x", "noun"}
+
+    several = [{"text": row["text"], "label": list(range(n % 12))} for n, row in enumerate(rows_of("code"))]
+    run("classification", tmp_path / "several", "--test_data", "0.1", "--validation_data", "0.1", rows=several)
+    assert AutoConfig.from_pretrained(tmp_path / "several").id2label == {number: str(number) for number in range(11)}
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -275,6 +294,19 @@ def test_rows_that_cannot_be_learned_are_refused_before_training(tmp_path, monke
             "two different labels, not",
         ),
         ("classification", [{**row, "text": n} for n, row in enumerate(rows_of("classification"))], [], "hold a text"),
+        (
+            "classification",
+            [{**row, "label": [1, 0, 1]} for row in rows_of("classification")],
+            [],
+            r"each once .* not \[1, 0, 1\]",
+        ),
+        (
+            "classification",
+            [{**row, "label": [0.0, 1.0]} for row in rows_of("classification")],
+            [],
+            "whole numbers .* not 0.0",
+        ),
+        ("tagging", [{**row, "tags": [None] * 12} for row in rows_of("tagging")], [], "names or numbers .* not None"),
         ("tagging", broken("tagging", 7, tags=["x"]), [], r"row \d+ has 12 words but 1 tags"),
         (
             "tagging",
