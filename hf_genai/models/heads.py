@@ -12,7 +12,7 @@ from transformers.cache_utils import Cache
 from transformers.utils import TransformersKwargs
 
 from .linear_cross_entropy import cross_entropy, linear_cross_entropy
-from .matmul import Linear
+from .matmul import Linear, is_hooked
 from .seq2seq import check_ids, readable, weight_and_bias
 from .token_step import hooked, step_of
 
@@ -94,8 +94,10 @@ class LanguageModelHead:
         if labels is not None and (skip_logits or label_smoothing or not every):  # the loss counts all places
             items = kwargs.get("num_items_in_batch")
             how = {"label_smoothing": label_smoothing, "num_items_in_batch": items}
-            if any(hasattr(parameter, "device_mesh") for parameter in self.lm_head.parameters()):
-                # tensor parallel: each process has a part of the vocabulary, and the module gathers the logits
+            split = any(hasattr(parameter, "device_mesh") for parameter in self.lm_head.parameters())
+            if split or is_hooked(self.lm_head):
+                # tensor parallel: each process has a part of the vocabulary, and the module gathers the logits; and
+                # hooks are given what they wait for
                 loss = cross_entropy(self.lm_head(hidden), labels, **how)
             else:
                 weight, bias = weight_and_bias(self.lm_head)

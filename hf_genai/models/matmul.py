@@ -121,7 +121,7 @@ def together(x: Tensor, *maps: nn.Module) -> Tensor | None:
     None where that does not pay, or where anything but the maps' own parameters might have a say (adapters, quantised
     layers, hooks).
     """
-    if x.device.type != "cpu" or not all(type(m) is Linear and not _is_hooked(m) for m in maps):
+    if x.device.type != "cpu" or not all(type(m) is Linear and not is_hooked(m) for m in maps):
         return None
     weights, biases = [m.weight for m in maps], [m.bias for m in maps if m.bias is not None]
     if len(biases) not in (0, len(maps)) or not needs_gradient(x, *weights) or not fast_path_allowed(x, *weights):
@@ -137,6 +137,7 @@ def project(x: Tensor, *maps: nn.Module) -> Sequence[Tensor]:
     return joined.split([len(m.weight) for m in maps], dim=-1)
 
 
-def _is_hooked(module: nn.Module) -> bool:
+def is_hooked(module: nn.Module) -> bool:
+    """Whether calling the module does more than its own forward: a hook, or another forward in its place."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(hooks) or "forward" in vars(module)

@@ -37,7 +37,7 @@ from .heads import (
     classification_loss,
     next_labels,
 )
-from .matmul import Linear
+from .matmul import Linear, is_hooked
 from .recurrent_stacks import GenaiRNNDecoder, GenaiRNNEncoder, GenaiRNNPreTrainedModel, embed
 from .seq2seq import check_ids, shift_tokens_right
 
@@ -171,8 +171,11 @@ class GenaiRNNHeadModel(LanguageModelHead, GenaiRNNPreTrainedModel):
         One row times a large matrix takes as long as reading the matrix, and a CPU reads it twice as fast transposed.
         So a long generation of one sentence transposes it once, and keeps that with its cache.
         """
-        weight, warm = self.lm_head.weight, past is not None and past.get_seq_length() > 4
-        if not (warm and hidden.shape[:2] == (1, 1) and weight.numel() > 2**20 and type(self.lm_head) is Linear):
+        warm = past is not None and past.get_seq_length() > 4 and hidden.shape[:2] == (1, 1)
+        if not warm or type(self.lm_head) is not Linear or is_hooked(self.lm_head):
+            return self.lm_head(hidden)
+        weight = self.lm_head.weight
+        if weight.numel() <= 2**20:
             return self.lm_head(hidden)
         if hidden.device.type != "cpu" or needs_gradient(hidden, weight) or not fast_path_allowed(hidden, weight):
             return self.lm_head(hidden)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import is_tracing
 
-from .matmul import Linear
+from .matmul import Linear, is_hooked
 
 
 def shift_tokens_right(labels: Tensor, pad_token_id: int, decoder_start_token_id: int) -> Tensor:
@@ -31,14 +31,17 @@ def weight_and_bias(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
     """Return the matrix (out, in) and the vector (out,) that a linear map applies.
 
     A plain `nn.Linear` hands out its parameters. Anything that took its place (a LoRA adapter, a quantised weight, one
-    that accelerate keeps elsewhere and brings when it is called) is asked what it does to the unit vectors, so that
-    code which needs the matrix itself works with it too, gradients included.
+    that accelerate keeps elsewhere and brings when it is called) or hooks into it (pruning and weight norm make the
+    weight anew before each call) is asked what it does to the unit vectors, so that code which needs the matrix itself
+    works with it too, gradients included.
     """
     parameter = next(linear.parameters())
     device, offload = parameter.device, getattr(linear, "_hf_hook", None)
     if device.type == "meta" and offload is not None:
         device = offload.execution_device
-    elif type(linear) in (nn.Linear, Linear) and type(linear.weight) in (Tensor, nn.Parameter):
+    elif (
+        type(linear) in (nn.Linear, Linear) and type(linear.weight) in (Tensor, nn.Parameter) and not is_hooked(linear)
+    ):
         return linear.weight, linear.bias
     dtype = parameter.dtype if parameter.is_floating_point() else torch.get_default_dtype()
     unit = torch.eye(linear.in_features, dtype=dtype, device=device)
