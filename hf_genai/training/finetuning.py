@@ -174,7 +174,11 @@ def _with_class_names(rows: Dataset) -> Dataset:
 
 def _check_column(rows: Any, column: str, name: str) -> None:
     """Refuse values that are not there, and other things where texts, lists or places should stand."""
-    expected = {"label": object, "answer_start": int, **dict.fromkeys(("tokens", "tags", "messages"), list)}
+    expected: dict[str, Any] = {
+        "label": object,
+        "answer_start": int,
+        **dict.fromkeys(("tokens", "tags", "messages"), list),
+    }
     value: Any
     for place, value in enumerate(rows[column]):
         if value is None:

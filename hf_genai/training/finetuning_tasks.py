@@ -78,8 +78,7 @@ class Task(ABC):
 
 def _labels(labels: Sequence[Any], column: str) -> list[str]:
     items = (item for label in labels for item in (label if isinstance(label, list) else [label]))
-    numbers = [item for item in items if isinstance(item, float)]
-    if numbers:
+    if numbers := [item for item in items if isinstance(item, float)]:
         raise ValueError(f"column {column} must hold names or whole numbers of classes, not {numbers[0]}")
     names = label_names(labels)
     if len(names) < 2:
@@ -288,7 +287,11 @@ class Dialogue(Task):
         return found
 
     def example(self, texts: Dataset) -> dict[str, Any] | None:
-        return {"messages": as_messages(texts[0]["messages"])[:1]}
+        for messages in map(as_messages, texts["messages"]):
+            roles = [message["role"] for message in messages]
+            if "user" in roles:  # up to the first question: a system turn asks nothing
+                return {"messages": messages[: roles.index("user") + 1]}
+        return None
 
     def baselines(self, train: Dataset, texts: Dataset) -> dict[str, Scores]:
         seen, held_out = (
@@ -395,6 +398,3 @@ def rouge_scorer() -> Any:
     except ImportError as error:
         raise ImportError("ROUGE needs rouge-score: pip install 'hf_genai[eval]'") from error
     return RougeScorer(ROUGE, use_stemmer=True)
-
-
-__all__ = ["TASKS", "Task", "answer_scores", "loss_of", "macro_f1", "rouge"]

@@ -168,6 +168,12 @@ def test_a_scoring_that_fails_does_not_cost_the_trained_model_and_no_token_is_wr
         assert path.is_dir() or b"hf_secret" not in path.read_bytes(), path
 
 
+def test_the_example_of_a_dialogue_on_the_card_asks_something():
+    system, user, assistant = ({"role": role, "content": role} for role in ("system", "user", "assistant"))
+    texts = Dataset.from_dict({"messages": [[], [assistant], [system, user, assistant]]})
+    assert TASKS["dialogue"](None, None).example(texts) == {"messages": [system, user]}
+
+
 def test_what_scoring_needs_is_asked_for_before_training(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "rouge_score.rouge_scorer", None)
     monkeypatch.setattr("transformers.Trainer.train", lambda *args, **kwargs: pytest.fail("it trained"))
