@@ -39,8 +39,9 @@ def in_turns(contenders: dict[str, Callable[[], T]], rounds: int) -> dict[str, l
     """
     fork = multiprocessing.get_context("fork")
     pipes = {name: fork.Pipe() for name in contenders}
+    ends = [ours for ours, _ in pipes.values()]
     workers = [
-        fork.Process(target=_serve, args=(pipes[name][1], run), daemon=True) for name, run in contenders.items()
+        fork.Process(target=_serve, args=(pipes[name][1], run, ends), daemon=True) for name, run in contenders.items()
     ]
     found: dict[str, list[tuple[float, T]]] = {name: [] for name in contenders}
     for worker in workers:
@@ -59,7 +60,9 @@ def in_turns(contenders: dict[str, Callable[[], T]], rounds: int) -> dict[str, l
     return found
 
 
-def _serve(pipe: Connection, run: Callable[[], object]) -> None:
+def _serve(pipe: Connection, run: Callable[[], object], ends: list[Connection]) -> None:
+    for end in ends:
+        end.close()  # so that this process ends with the one that forked it
     torch.set_num_threads(1)
     while pipe.recv():
         start = time.process_time()
