@@ -39,7 +39,7 @@ from .heads import (
 )
 from .matmul import Linear, is_hooked
 from .recurrent_stacks import GenaiRNNDecoder, GenaiRNNEncoder, GenaiRNNPreTrainedModel, embed
-from .seq2seq import check_ids, shift_tokens_right
+from .seq2seq import check_ids, shift_tokens_right, size_of
 
 
 class GenaiRNNModel(GenaiRNNPreTrainedModel):
@@ -113,7 +113,7 @@ class GenaiRNNModel(GenaiRNNPreTrainedModel):
                 raise ValueError(
                     "give decoder_input_ids or decoder_inputs_embeds: there are no input_ids to shift right"
                 )
-            check_ids("input_ids", input_ids, self.encoder.embed_tokens.num_embeddings)
+            check_ids("input_ids", input_ids, size_of(self.encoder.embed_tokens, "num_embeddings"))
             decoder_input_ids = self.shift_right(input_ids)
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids, attention_mask, inputs_embeds, return_dict=True, **options)

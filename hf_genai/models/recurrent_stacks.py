@@ -15,7 +15,7 @@ from .configuration_rnn import GenaiRNNConfig
 from .recurrence import GATES, SLOTS
 from .recurrent_cache import RecurrentStateLayer
 from .recurrent_layers import GenaiRNNAttention, GenaiRNNAttentionLayer, GenaiRNNLayer, over_tokens
-from .seq2seq import check_ids, check_mask
+from .seq2seq import check_ids, check_mask, size_of
 
 
 class GenaiRNNPreTrainedModel(GenaiPreTrainedModel):
@@ -313,5 +313,5 @@ def embed(
     if table is None:
         raise ValueError(f"this decoder shares the encoder's embeddings and takes {embeds_name}, not {ids_name}")
     if check:
-        check_ids(ids_name, ids, table.num_embeddings)
+        check_ids(ids_name, ids, size_of(table, "num_embeddings"))
     return table(ids)

@@ -44,9 +44,16 @@ def weight_and_bias(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
     ):
         return linear.weight, linear.bias
     dtype = parameter.dtype if parameter.is_floating_point() else torch.get_default_dtype()
-    unit = torch.eye(linear.in_features, dtype=dtype, device=device)
-    bias = linear(unit.new_zeros(1, linear.in_features)).squeeze(0)
+    unit = torch.eye(size_of(linear, "in_features"), dtype=dtype, device=device)
+    bias = linear(torch.zeros_like(unit[:1])).squeeze(0)
     return (linear(unit) - bias).T, bias
+
+
+def size_of(module: nn.Module, name: str) -> int:
+    """Return a size that a layer has as an attribute; an adapter (PEFT) has the layer somewhere inside."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        return getattr(module, name)
+    return next(getattr(part, name) for part in module.modules() if hasattr(part, name))
 
 
 def readable(x: Tensor) -> bool:

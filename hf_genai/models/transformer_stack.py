@@ -24,7 +24,7 @@ from .base import GenaiPreTrainedModel
 from .blocks import TransformerLayer, make_norm
 from .fast_path import fast_path_allowed
 from .positions import RelativePositionBias, RotaryEmbedding, positions_from_mask, sinusoidal_positions
-from .seq2seq import check_ids, check_mask, readable
+from .seq2seq import check_ids, check_mask, readable, size_of
 from .token_step import cached_step
 from .transformer_kernels import Dropout
 from .varlen_attention import Texts, flash_packed, is_watched, lay_out, number_by_mask, number_by_position
@@ -148,7 +148,7 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
                     f"this decoder shares the encoder's embeddings and takes {embeds_name}, not {ids_name}"
                 )
             if first:
-                check_ids(ids_name, input_ids, self.embed_tokens.num_embeddings)
+                check_ids(ids_name, input_ids, size_of(self.embed_tokens, "num_embeddings"))
             inputs_embeds = self.embed_tokens(input_ids)
         elif inputs_embeds.ndim != 3 or inputs_embeds.shape[2] != self.config.hidden_size or 0 in inputs_embeds.shape:
             raise ValueError(
@@ -192,7 +192,7 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
                 f"position_ids must be (batch, length) = {(batch, length)}, not {tuple(position_ids.shape)}"
             )
         low, high = (int(bound) for bound in position_ids.aminmax())
-        room = self.embed_positions.num_embeddings
+        room = size_of(self.embed_positions, "num_embeddings")
         if low < 0 or high >= room:
             raise ValueError(
                 f"positions must be from 0 to {room - 1} (max_position_embeddings), but came as {low} to {high}: cut"

@@ -1,7 +1,9 @@
 """LoRA by PEFT on each family: the fast paths must not go round the adapters."""
 
 import peft
+import pytest
 import torch
+from tiny_cases import cases
 from tiny_families import batch_of, make
 
 
@@ -48,3 +50,31 @@ def test_lora_starts_equal_trains_saves_loads_and_merges(family, layout, tmp_pat
         ids = {"input_ids": batch["input_ids"][:1], "attention_mask": batch["attention_mask"][:1]}
         options = {"max_new_tokens": 6, "do_sample": False, "num_beams": 2}
         assert merged.generate(**ids, **options).tolist() == model.generate(**ids, **options).tolist()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("GenaiRNNForConditionalGeneration-gru, additive after", "GenaiRNNForSequenceClassification-gru, two layers"),
+        *("GenaiBertForTokenClassification-classic", "GenaiGPTForCausalLM-modern"),
+        "GenaiT5ForConditionalGeneration-classic",
+    ],
+)
+@pytest.mark.parametrize("options", [{"target_modules": ["embed_tokens"]}, {"trainable_token_indices": [10, 15]}])
+def test_adapters_of_embeddings_start_equal_and_train(name, options):
+    case = dict(cases())[name]
+    model, batch = case.model(dropout=0.0), case.batch("right", labels=True)
+    with torch.no_grad():
+        plain = model(**batch).loss
+    tokens = "trainable_token_indices" in options
+    targets = {"target_modules": r".*\.(q_proj|hidden_proj)"} if tokens else {}
+    model = peft.get_peft_model(model, peft.LoraConfig(r=4, **{**targets, **options}))
+    torch.testing.assert_close(model(**batch).loss, plain)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=3e-2)
+    for _ in range(5):
+        loss = model.train()(**batch).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert model.eval()(**batch).loss < plain
