@@ -18,7 +18,7 @@ import time
 
 import torch
 import transformers
-from transformers import AutoTokenizer, Trainer, set_seed
+from transformers import AutoConfig, AutoTokenizer, Trainer, set_seed
 
 import hf_genai
 from hf_genai.data import train_tokenizer
@@ -28,6 +28,7 @@ from hf_genai.training.checkpoints import checkpoint_to_resume, prepare_output_d
 from hf_genai.training.finetuning import (
     card_of_finetuning,
     check_fit,
+    check_model_type,
     load_rows,
     parse_finetune_arguments,
     texts_of,
@@ -57,10 +58,13 @@ def make_model(arguments, task, tokenizer, decided):
     """Return the model: a pretrained one with the task's head, or a new one."""
     auto = getattr(transformers, task.auto_class)
     name = arguments.model.model_name_or_path
+    config = build_config(arguments, tokenizer, tokenizer) if name is None else AutoConfig.from_pretrained(name)
+    check_model_type(config, auto, arguments.data.task)
     if name is None:
-        config = build_config(arguments, tokenizer, tokenizer)
         return auto.from_config(type(config).from_dict({**config.to_dict(), **decided}))
-    model = auto.from_pretrained(name, pad_token_id=tokenizer.pad_token_id, **decided)
+    # a head for other classes is made anew, and a table says so
+    other_head = {"ignore_mismatched_sizes": True} if "num_labels" in decided else {}
+    model = auto.from_pretrained(name, pad_token_id=tokenizer.pad_token_id, **decided, **other_head)
     return model if model.config.model_type.startswith("genai") else hf_genai.from_transformers(model)
 
 

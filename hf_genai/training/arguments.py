@@ -135,9 +135,15 @@ def check_training(training: TrainingArguments) -> None:
     """Refuse, before anything is loaded, what would fail after hours of training; pin no memory on a CPU.
 
     Raises:
-        ValueError: pushing without a name or a token.
+        ValueError: pushing without a name or a token, or a number below what is possible.
         ImportError: a logger whose package is missing; names its extra.
     """
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        if getattr(training, name) < 1:
+            raise ValueError(f"{name} must be at least 1, not {getattr(training, name)}")
+    for name in ("num_train_epochs", "learning_rate"):
+        if getattr(training, name) < 0:
+            raise ValueError(f"{name} must be at least 0, not {getattr(training, name)}")
     if training.push_to_hub:
         check_push(training.hub_model_id, training.hub_token)
     for name in training.report_to or ():

@@ -106,6 +106,9 @@ def parse_finetune_arguments(argv: Sequence[str] | None, description: str | None
             "give model_name_or_path (a pretrained model) or model (fields of a new one), not"
             f" {'neither' if not model.model else 'both'}"
         )
+    for name, least in {"max_length": 2, "max_target_length": 2, "stride": 0}.items():
+        if getattr(data, name) < least:
+            raise ValueError(f"{name} must be at least {least}, not {getattr(data, name)}")
     unknown = set(data.columns) - set(TASKS[data.task].columns)
     if unknown:
         raise ValueError(
@@ -202,6 +205,17 @@ def _check_column(rows: Any, column: str, name: str) -> None:
                 as_messages(list(value))
             except ValueError as error:
                 raise ValueError(f"{name}: row {place}: {error}") from error
+
+
+def check_model_type(config: Any, auto: Any, task: str) -> None:
+    """Refuse a model whose family has no head for the task.
+
+    Raises:
+        ValueError: names the families of ours that have one.
+    """
+    if type(config) not in auto._model_mapping:
+        known = sorted(c.model_type for c in auto._model_mapping if c.model_type.startswith("genai"))
+        raise ValueError(f"model_type {config.model_type!r} cannot learn {task}; of ours, {', '.join(known)} can")
 
 
 def check_fit(model: Any, tokenizer: Any, data: TaskArguments) -> None:

@@ -155,6 +155,12 @@ def test_a_pretrained_model_keeps_its_body_and_gets_the_head_of_the_task(tmp_pat
         *("classification", tmp_path / "run", "--model", "null", "--model_name_or_path", str(tmp_path / "code")),
     )
     assert results["model_type"] == "genai_gpt"
+    rows = [{**row, "label": number % 3} for number, row in enumerate(rows_of("classification"))]
+    run(  # a classifier learns other classes
+        *("classification", tmp_path / "more", "--model", "null", "--model_name_or_path", str(tmp_path / "run")),
+        rows=rows,
+    )
+    assert AutoConfig.from_pretrained(tmp_path / "more").num_labels == 3
 
 
 def test_a_scoring_that_fails_does_not_cost_the_trained_model_and_no_token_is_written(tmp_path, monkeypatch):
@@ -255,6 +261,9 @@ def test_classes_may_be_numbers_and_are_called_what_the_data_set_calls_them(tmp_
         (["--columns", "{text: review}"], "no column review; columns found"),
         (["--model", "null"], "not neither"),
         (["--test_data", "0"], "test: no row is left"),
+        (["--max_length", "0"], "max_length must be at least 2, not 0"),
+        (["--num_train_epochs", "-1"], "num_train_epochs must be at least 0, not -1"),
+        (["--per_device_train_batch_size", "0"], "per_device_train_batch_size must be at least 1, not 0"),
         (["--learning_rat", "1"], "did you mean 'learning_rate'"),
         (["--model.model_type", "genai_brt"], "did you mean 'genai_bert'"),
     ],
@@ -325,6 +334,10 @@ def test_rows_that_cannot_be_learned_are_refused_before_training(tmp_path, monke
         ("dialogue", [{"messages": [{"text": str(n)}]} for n in range(60)], [], "mapping with role and content"),
         ("dialogue", [{"messages": [str(n), "x" * 500]} for n in range(60)], ["--max_length", "8"], "dropped"),
         ("classification", None, ["--data", "nowhere.csv"], "no such file: nowhere.csv"),
+        (
+            *("qa", None, ["--model", "null", "--model.model_type", "genai_rnn"]),
+            "'genai_rnn' cannot learn qa; of ours, genai_bert, .* can",
+        ),
     ]:
         with pytest.raises(ValueError, match=message):
             run(task, tmp_path / "run", *more, "--overwrite_output_dir", "true", rows=rows)
