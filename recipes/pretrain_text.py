@@ -32,6 +32,7 @@ from hf_genai.training.parsing import number_or_text
 from hf_genai.training.pretraining import (
     baselines,
     check_fit,
+    check_texts,
     in_turn,
     make_collator,
     make_rows,
@@ -75,6 +76,7 @@ def main(argv: list[str] | None = None) -> dict:
         licence=data.data_license,
         languages=data.languages or (),
     )
+    check_texts(texts.train, data.text_column)
     if not len(texts.validation):
         raise ValueError(f"validation_data ({data.validation_data}) holds no text: the trained model is scored on it")
     tokenizer = make_tokenizer(arguments, Values(texts.train, data.text_column))

@@ -166,6 +166,17 @@ def special_tokens(objective: str) -> list[str]:
     return {"mlm": ["<mask>"], "fim": list(fill_in_the_middle.TOKENS)}.get(objective, [])
 
 
+def check_texts(texts: Dataset, column: str) -> None:
+    """Refuse a column of other things than texts.
+
+    Raises:
+        ValueError: names the column and what it holds.
+    """
+    kind = texts.features[column]
+    if getattr(kind, "dtype", None) not in ("string", "large_string"):
+        raise ValueError(f"text_column: column {column} must hold texts, not {kind}")
+
+
 def make_tokenizer(arguments: PretrainArguments, texts: Iterable[str]) -> PreTrainedTokenizerBase:
     """Train a tokenizer with the tokens that the objective needs, or open the one that is named.
 

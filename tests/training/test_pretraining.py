@@ -143,6 +143,14 @@ def test_what_cannot_work_is_refused_before_training(more, message, texts, tmp_p
         run("gpt_tiny", texts, tmp_path / "run", *more)
 
 
+def test_a_column_of_other_things_than_texts_is_refused(texts, tmp_path):
+    for place, value in enumerate((7, ["a", "b"])):
+        data = tmp_path / f"{place}.jsonl"
+        data.write_text("".join(json.dumps({"text": value}) + "\n" for _ in range(40)), "utf-8")
+        with pytest.raises(ValueError, match="text_column: column text must hold texts, not"):
+            run("gpt_tiny", texts, tmp_path / f"run_{place}", "--data", str(data))
+
+
 def test_a_model_is_gone_on_with_if_tokenizer_and_objective_fit_it(texts, tmp_path):
     run("gpt_tiny", texts, tmp_path / "first", "--max_steps", "1")
     gone_on = ["--model", "null", "--model_name_or_path", str(tmp_path / "first")]
