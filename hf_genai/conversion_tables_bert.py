@@ -65,7 +65,7 @@ MASKED_LM: Rows = (
     ("cls.predictions.decoder.bias", "lm_head.bias"),
     ("cls.predictions.bias", "lm_head.bias"),
 )
-NEXT_SENTENCE: Rows = (("cls.seq_relationship", "classifier"),)
+NEXT_SENTENCE: Rows = (("cls.seq_relationship", "seq_relationship"),)
 LOOKS_BACK = {"is_decoder": True}  # of ours, always; theirs is causal only where it says so
 BERT = Layout(
     name="BERT",

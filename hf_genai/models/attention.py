@@ -111,7 +111,7 @@ def eager_attention(
 ) -> tuple[Tensor, Tensor]:
     """Plain attention, as transformers' attention interface has it: (B, H, T, E) -> (B, T, H, E) and (B, H, T, S)."""
     key, value = (x.repeat_interleave(module.num_key_value_groups, dim=1) for x in (key, value))  # (B, H, S, E)
-    scores = module.score(query, key)  # (B, H, T, S)
+    scores = module.score_function(query, key)  # (B, H, T, S)
     if position_bias is not None:
         scores = scores + position_bias
     context, weights = attend(scores, value, attention_mask, dropout)
@@ -133,7 +133,9 @@ class MultiHeadAttention(nn.Module):
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.dropout = config.attention_probs_dropout_prob
         self.scaling = 1.0 if config.attention_type == "dot" else self.head_dim**-0.5
-        self.score = AdditiveScore(self.head_dim) if config.attention_type == "additive" else DotScore(self.scaling)
+        self.score_function = (
+            AdditiveScore(self.head_dim) if config.attention_type == "additive" else DotScore(self.scaling)
+        )
         size, bias = config.hidden_size, config.attention_bias
         self.q_proj = Linear(size, config.num_attention_heads * self.head_dim, bias=bias)
         self.k_proj = Linear(size, config.num_key_value_heads * self.head_dim, bias=bias)

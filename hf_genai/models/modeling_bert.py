@@ -186,7 +186,7 @@ class GenaiBertForPreTraining(GenaiBertLanguageModel):
 
     def __init__(self, config: GenaiBertConfig):
         super().__init__(config, pooled=True)
-        self.classifier = nn.Linear(config.hidden_size, 2)
+        self.seq_relationship = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
     @can_return_tuple
@@ -211,7 +211,7 @@ class GenaiBertForPreTraining(GenaiBertLanguageModel):
         options = loss_options(kwargs)
         outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
         masked_loss, prediction_logits = self.predict_masked(outputs.last_hidden_state, labels, skip_logits, **options)
-        relation = self.classifier(outputs.pooler_output)
+        relation = self.seq_relationship(outputs.pooler_output)
         losses = [masked_loss, None if next_sentence_label is None else choice_loss(relation, next_sentence_label)]
         losses = [loss for loss in losses if loss is not None]
         loss = torch.stack(losses).sum() if losses else None
@@ -349,11 +349,15 @@ class GenaiBertForMultipleChoice(GenaiBertClassifier):
         return MultipleChoiceModelOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
 
-class GenaiBertForNextSentencePrediction(GenaiBertClassifier):
+class GenaiBertForNextSentencePrediction(GenaiBertPreTrainedModel):
     """Whether the second of two sentences follows the first (Devlin et al. 2019, section 3.1, task 2)."""
 
     def __init__(self, config: GenaiBertConfig):
-        super().__init__(config, 2, pooled=True)
+        super().__init__(config)
+        self.refuse_causal()
+        self.model = GenaiBertModel(config)
+        self.seq_relationship = nn.Linear(config.hidden_size, 2)
+        self.post_init()
 
     @can_return_tuple
     def forward(
@@ -369,7 +373,7 @@ class GenaiBertForNextSentencePrediction(GenaiBertClassifier):
         """Return logits (B, 2); labels (B,) are 0 where the second sentence follows the first, 1 where it does not."""
         kwargs.pop("num_items_in_batch", None)
         outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
-        logits = self.classifier(outputs.pooler_output)
+        logits = self.seq_relationship(outputs.pooler_output)
         loss = None if labels is None else choice_loss(logits, labels)
         return NextSentencePredictorOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 

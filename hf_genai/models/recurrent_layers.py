@@ -85,7 +85,7 @@ class GenaiRNNAttention(nn.Module):
         self.query_proj = Linear(size, width, bias=False) if kind in ("additive", "scaled_dot") else None
         self.key_proj = Linear(config.encoder_hidden_size, width, bias=kind == "additive") if kind != "dot" else None
         scores = {"additive": AdditiveScore, "scaled_dot": ScaledDotScore}
-        self.score = scores[kind](width) if kind in scores else DotScore()
+        self.score_function = scores[kind](width) if kind in scores else DotScore()
         self.state_proj = Linear(size, size, bias=False)
         self.context_proj = Linear(config.encoder_hidden_size, size)
 
@@ -97,19 +97,19 @@ class GenaiRNNAttention(nn.Module):
     def scoring(self) -> dict:
         """How queries and keys are compared, in the words of `attention_recurrence`."""
         query_weight = None if self.query_proj is None else weight_and_bias(self.query_proj)[0]
-        if isinstance(self.score, AdditiveScore):
-            energy = weight_and_bias(self.score.energy)[0].squeeze(0)
+        if isinstance(self.score_function, AdditiveScore):
+            energy = weight_and_bias(self.score_function.energy)[0].squeeze(0)
             return {"score": "additive", "query_weight": query_weight, "energy": energy}
-        return {"score": "dot", "query_weight": query_weight, "scale": self.score.scale}
+        return {"score": "dot", "query_weight": query_weight, "scale": self.score_function.scale}
 
     def forward(self, states: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return attentional vectors (B, T, D) and weights (B, T, S) for the states (B, T, D) of all steps at once."""
         query = states if self.query_proj is None else self.query_proj(states)
-        if isinstance(self.score, AdditiveScore):
-            energy = weight_and_bias(self.score.energy)[0].squeeze(0)
+        if isinstance(self.score_function, AdditiveScore):
+            energy = weight_and_bias(self.score_function.energy)[0].squeeze(0)
             context, weights = parallel_additive_attention(query, keys, energy, mask, values)
         else:
-            context, weights = attend(self.score(query, keys), values, mask.unsqueeze(1))
+            context, weights = attend(self.score_function(query, keys), values, mask.unsqueeze(1))
         return torch.tanh(self.state_proj(states) + context), weights
 
 

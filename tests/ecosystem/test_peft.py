@@ -78,3 +78,14 @@ def test_adapters_of_embeddings_start_equal_and_train(name, options):
         optimizer.step()
     with torch.no_grad():
         assert model.eval()(**batch).loss < plain
+
+
+def test_adapters_of_classifiers_leave_the_score_functions_of_attention_alone(family):
+    """PEFT trains and saves whatever is named "classifier" or "score" whole."""
+    model = make(family, head=f"Genai{family.replace('BERT', 'Bert')}ForSequenceClassification")
+    adapted = peft.get_peft_model(
+        model, peft.IA3Config(task_type="SEQ_CLS", target_modules=["k_proj", "v_proj"], feedforward_modules=[])
+    )
+    kept = {name.split(".modules_to_save")[0] for name, _ in adapted.named_modules() if "modules_to_save" in name}
+    assert not any("attn" in name or "attention" in name for name in kept), kept
+    assert type(adapted.merge_and_unload()) is type(model)

@@ -26,8 +26,8 @@ def attention(kind=SelfAttention, is_causal: bool = False, implementation: str =
 
 
 def score(module, query: list[float], key: list[float]) -> float:
-    if isinstance(module.score, AdditiveScore):
-        energy = module.score.energy.weight[0].tolist()
+    if isinstance(module.score_function, AdditiveScore):
+        energy = module.score_function.energy.weight[0].tolist()
         return sum(w * math.tanh(q + k) for w, q, k in zip(energy, query, key, strict=True))
     product = sum(q * k for q, k in zip(query, key, strict=True))
     return product / math.sqrt(len(query)) if module.config.attention_type == "scaled_dot" else product

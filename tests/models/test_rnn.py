@@ -351,7 +351,7 @@ def look(config, weights: dict, name: str, h, memory: list) -> tuple:
         else:
             query, key = weights[f"{name}.query_proj.weight"] @ h, weights[f"{name}.key_proj.weight"] @ place
             key = key + weights[f"{name}.key_proj.bias"]
-            scores.append(weights[f"{name}.score.energy.weight"][0] @ torch.tanh(query + key))
+            scores.append(weights[f"{name}.score_function.energy.weight"][0] @ torch.tanh(query + key))
     alignment = torch.softmax(torch.stack(scores), dim=0)
     return alignment, sum(a * place for a, place in zip(alignment, memory, strict=True))
 

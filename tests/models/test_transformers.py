@@ -385,3 +385,13 @@ def test_the_loss_of_pretraining_is_the_sum_of_what_the_two_labels_give():
     trained = model(**batch, labels=labels, next_sentence_label=follows)
     assert trained.prediction_logits is None
     torch.testing.assert_close(trained.loss, both.loss)
+
+
+@pytest.mark.parametrize("head", ["GenaiBertForPreTraining", "GenaiBertForNextSentencePrediction"])
+def test_a_classifier_made_from_a_pretrained_bert_starts_anew(head, tmp_path):
+    """Whether one sentence follows another has two classes, too, but is another question."""
+    make("bert", model_class=getattr(hf_genai, head), num_labels=2).save_pretrained(tmp_path)
+    _, report = hf_genai.GenaiBertForSequenceClassification.from_pretrained(
+        tmp_path, num_labels=2, output_loading_info=True
+    )
+    assert set(report["missing_keys"]) == {"classifier.weight", "classifier.bias"}
