@@ -80,6 +80,9 @@ def main(argv: list[str] | None = None) -> dict:
     if not len(texts.validation):
         raise ValueError(f"validation_data ({data.validation_data}) holds no text: the trained model is scored on it")
     tokenizer = make_tokenizer(arguments, Values(texts.train, data.text_column))
+    model = new_model(arguments, tokenizer)  # before the rows, which may take hours: what is wrong with it comes out
+    check_fit(model, tokenizer, arguments)
+    collate, model_class = make_collator(arguments, tokenizer), type(model)
     with in_turn(texts.train):
         rows, packed = make_rows(arguments, tokenizer, texts.train)
         validation, _ = make_rows(arguments, tokenizer, texts.validation)
@@ -88,9 +91,6 @@ def main(argv: list[str] | None = None) -> dict:
             raise ValueError(f"no {split} text has enough tokens for the objective {arguments.objective.objective}")
     if packed:
         logger.warning("packed: %s", packed)
-    model = new_model(arguments, tokenizer)
-    check_fit(model, tokenizer, arguments)
-    collate, model_class = make_collator(arguments, tokenizer), type(model)
 
     history = loop.train(model, rows, collate, training, validation, accelerator, checkpoint)
     model = loop.whole_model(model_class, model, accelerator)

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ def load_texts(
     revision: str | None = None,
     licence: str | None = None,
     languages: Sequence[str] = (),
+    reshape: Callable[[Dataset], Dataset] | None = None,
 ) -> TextData:
     """Load rows of texts.
 
@@ -82,6 +83,7 @@ def load_texts(
         max_rows: at most so many training rows, drawn with `seed`.
         config_name, revision: of a dataset on the Hub.
         licence, languages: of your own files, for the card.
+        reshape: makes the columns of rows as they were read.
 
     Raises:
         ValueError: a source, file, column or split that is not there, a share outside 0 to 1, or no row left.
@@ -114,6 +116,8 @@ def load_texts(
     data = TextData(nothing, nothing, nothing, provenance)
     kept: dict[str, Dataset] = {}
     for split in (name for name in SPLITS if name in raw):
+        if reshape is not None:
+            raw[split] = reshape(raw[split])
         if missing := [name for name in {*columns, key} if name not in raw[split].column_names]:
             raise ValueError(
                 f"{provenance.name}, {split}: no column {', '.join(sorted(missing))}; columns found:"

@@ -1,16 +1,49 @@
 """Extractive question answering: where in a text the answer to a question stands."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+logger = logging.getLogger(__name__)
+
 COLUMNS = ("question", "context", "answer", "answer_start")
 
 # Tokens of an answer, at most, where the recipe looks for the best one, and its card asks for one.
 LONGEST_ANSWER = 40
+
+
+def from_squad(dataset: Dataset) -> Dataset:
+    """Return rows in the form of SQuAD with columns answer and answer_start in place of answers.
+
+    That is {"text": [...], "answer_start": [...]}, or a list of {"text": ..., "answer_start": ...}: of several answers
+    the first counts. Questions without an answer (SQuAD 2) are left out, and counted in a warning. Other rows are
+    returned as they are.
+
+    Reference: Rajpurkar et al. (2016), arXiv:1606.05250; (2018), arXiv:1806.03822.
+    """
+    if "answers" not in dataset.column_names or "answer" in dataset.column_names:
+        return dataset
+
+    def first(answers: Any) -> tuple[str, int] | None:
+        if isinstance(answers, list):
+            return (answers[0]["text"], answers[0]["answer_start"]) if answers else None
+        texts, starts = (answers or {}).get("text"), (answers or {}).get("answer_start")
+        return (texts[0], starts[0]) if texts and starts else None
+
+    answered = dataset.filter(lambda batch: [first(answers) is not None for answers in batch["answers"]], batched=True)
+    if left_out := len(dataset) - len(answered):
+        logger.warning("%d of %d questions have no answer, and are left out", left_out, len(dataset))
+
+    def columns(batch: dict[str, list]) -> dict[str, list]:
+        found = [answer for answer in map(first, batch["answers"]) if answer]
+        return {"answer": [text for text, _ in found], "answer_start": [start for _, start in found]}
+
+    return answered.map(columns, batched=True, remove_columns="answers")
 
 
 def tokenize_questions(

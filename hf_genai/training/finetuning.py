@@ -139,6 +139,7 @@ def load_rows(data: TaskArguments, seed: int) -> TextData:
         revision=data.data_revision,
         licence=data.data_license,
         languages=data.languages or (),
+        reshape=task.reshape,
     )
     for split in ("train", "validation", "test"):
         rows = getattr(loaded, split)

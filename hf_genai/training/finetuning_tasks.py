@@ -9,7 +9,7 @@ import re
 import string
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from ..evaluation.baselines import first_sentence, majority, most_frequent_tags,
 from ..objectives.causal_lm import CausalLMCollator
 from ..objectives.classification import label_names, tokenize_texts
 from ..objectives.dialogue import as_messages, recent_turns, tokenize_dialogues
-from ..objectives.question_answering import LONGEST_ANSWER, best_answers, tokenize_questions
+from ..objectives.question_answering import LONGEST_ANSWER, best_answers, from_squad, tokenize_questions
 from ..objectives.tagging import tokenize_words
 from .loop import evaluate
 
@@ -42,6 +42,7 @@ class Task(ABC):
 
     auto_class = ""
     columns: tuple[str, ...] = ()
+    reshape: Callable[[Dataset], Dataset] | None = None  # makes columns of another common form
     built_in = ""
     main_metric = ""
     pipeline_tag = ""
@@ -177,6 +178,7 @@ class QuestionAnswering(Task):
 
     auto_class, built_in = "AutoModelForQuestionAnswering", "stdlib:calls"
     columns = ("question", "context", "answer", "answer_start")
+    reshape = staticmethod(from_squad)
     main_metric, pipeline_tag = "f1", "question-answering"
     label_names = ("start_positions", "end_positions")
 

@@ -56,6 +56,10 @@ class LoopOptions:
     logging_steps: int = 10
     seed: int = 42
 
+    def __post_init__(self):
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be above 0, not {self.learning_rate}")
+
 
 @dataclass
 class History:

@@ -82,7 +82,8 @@ def test_adapters_of_embeddings_start_equal_and_train(name, options):
 
 def test_adapters_of_classifiers_leave_the_score_functions_of_attention_alone(family):
     """PEFT trains and saves whatever is named "classifier" or "score" whole."""
-    model = make(family, head=f"Genai{family.replace('BERT', 'Bert')}ForSequenceClassification")
+    name = {"BERT": "Bert"}.get(family, family)
+    model = make(family, head=f"Genai{name}ForSequenceClassification")
     adapted = peft.get_peft_model(
         model, peft.IA3Config(task_type="SEQ_CLS", target_modules=["k_proj", "v_proj"], feedforward_modules=[])
     )

@@ -18,6 +18,7 @@ import hf_genai
 from hf_genai import conversion
 from hf_genai.data import train_tokenizer
 from hf_genai.data.built_in import MAKERS, load_built_in
+from hf_genai.training.finetuning import load_rows, parse_finetune_arguments
 from hf_genai.training.finetuning_tasks import TASKS, answer_scores, macro_f1, rouge
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs" / "finetune_text"
@@ -88,6 +89,29 @@ def test_each_task_ends_in_a_folder_with_scores_baselines_and_samples(task, tmp_
     config = AutoConfig.from_pretrained(tmp_path / "run")
     if task == "classification":
         assert config.id2label == {0: "cat", 1: "dog"}
+
+
+@pytest.mark.parametrize("form", [dict, list])
+def test_questions_may_have_the_form_of_squad(form, tmp_path, caplog):
+    path = tmp_path / "squad.jsonl"
+    rows = []
+    for number in range(30):
+        answers = (
+            {"text": [f"p{number}", "at"], "answer_start": [8, 5]} if number else {"text": [], "answer_start": []}
+        )
+        if form is list:
+            answers = [dict(zip(answers, pair, strict=True)) for pair in zip(*answers.values(), strict=True)]
+        rows.append(
+            {"id": number, "context": f"dogs at p{number}", "question": f"where {number}?", "answers": answers}
+        )
+    path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    options = ["--task", "qa", "--data", str(path), "--validation_data", "0.3", "--test_data", "0.3"]
+    arguments = parse_finetune_arguments([*options, "--model", "{model_type: genai_bert}", "--output_dir", "unused"])
+    loaded = load_rows(arguments.data, seed=0)
+    found = [row for split in (loaded.train, loaded.validation, loaded.test) for row in split]
+    assert len(found) == 29 and "1 of 30 questions have no answer" in caplog.text
+    for row in found:
+        assert row["context"][row["answer_start"] :] == row["answer"]
 
 
 # what transformers' own classes save: the tokenizer's words fit, and one model has no padding token

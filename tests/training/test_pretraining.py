@@ -132,7 +132,7 @@ def test_a_run_that_is_there_is_not_overwritten_and_can_be_gone_on_from(texts, t
             ["--model.position_embedding_type", "learned", "--model.max_position_embeddings", "32"],
             r"row_length \(64\)",
         ),
-        (["--whole_words", "true", "--objective", "mlm"], "packing=False"),
+        (["--whole_words", "true", "--objective", "mlm", "--model.model_type", "genai_bert"], "packing=False"),
         (["--max_steps", "0"], "max_steps must be at least 1"),
         (["--push_to_hub", "true"], "push_to_hub needs hub_model_id"),
         (["--resume_from_checkpoint", "true"], "no checkpoint to go on from"),
