@@ -5,7 +5,9 @@ import json
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +15,7 @@ from typing import TypeVar
 import torch
 
 T = TypeVar("T")
+APART = False  # set by `arguments`
 WARM_UP = 2  # rounds that are not counted: caches and allocators get warm
 
 
@@ -21,53 +24,67 @@ def arguments(description: str, rounds: int = 15, **more: dict) -> argparse.Name
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=rounds, help="measured rounds; each runs every contender once")
     parser.add_argument("--only", default="", help="run the cases whose name contains this")
+    parser.add_argument("--apart", action="store_true", help="give each contender a process of its own")
     parser.add_argument("--json", type=Path, help="write [{name, peer, ratio, goal}] here")
     for name, option in more.items():
         parser.add_argument(f"--{name}", **option)
     options = parser.parse_args()
+    global APART
+    APART = options.apart
     torch.set_num_threads(1)
     torch.manual_seed(0)
     return options
 
 
-def in_turns(contenders: dict[str, Callable[[], T]], rounds: int) -> dict[str, list[tuple[float, T]]]:
-    """Run each contender once a round: processor seconds of each run, and what it returned.
+def timed(run: Callable[[], T]) -> tuple[float, T]:
+    """Processor seconds of a run, and what it returned.
 
-    With one thread processor seconds are the wall clock of an idle machine; on a busy one they leave out the waiting.
-    Each contender has a process of its own, forked from this one, as a model that is trained or served has: in a
-    common one, memory that a contender gives back is torn into pieces by the next, and costs page faults again.
+    With one thread they are the wall clock of an idle machine; on a busy one they leave out the waiting.
     """
-    fork = multiprocessing.get_context("fork")
-    pipes = {name: fork.Pipe() for name in contenders}
-    ends = [ours for ours, _ in pipes.values()]
-    workers = [
-        fork.Process(target=_serve, args=(pipes[name][1], run, ends), daemon=True) for name, run in contenders.items()
-    ]
+    start = time.process_time()
+    result = run()
+    return time.process_time() - start, result
+
+
+def in_turns(contenders: dict[str, Callable[[], T]], rounds: int) -> dict[str, list[tuple[float, T]]]:
+    """Run each contender once a round; see `timed`."""
     found: dict[str, list[tuple[float, T]]] = {name: [] for name in contenders}
-    for worker in workers:
-        worker.start()
-    for _, theirs in pipes.values():
-        theirs.close()  # so that a worker which fails is seen to
-    for number in range(rounds + WARM_UP):
-        for name, (ours, _) in pipes.items():
-            ours.send(True)
-            result = ours.recv()
-            if number >= WARM_UP:
-                found[name].append(result)
-    for (ours, _), worker in zip(pipes.values(), workers, strict=True):
-        ours.send(False)
-        worker.join()
+    with ExitStack() as stack:
+        runs = {
+            name: stack.enter_context(own_process(run)) if APART else partial(timed, run)
+            for name, run in contenders.items()
+        }
+        for number in range(rounds + WARM_UP):
+            for name, run in runs.items():
+                result = run()
+                if number >= WARM_UP:
+                    found[name].append(result)
     return found
 
 
-def _serve(pipe: Connection, run: Callable[[], object], ends: list[Connection]) -> None:
-    for end in ends:
-        end.close()  # so that this process ends with the one that forked it
+@contextmanager
+def own_process(run: Callable[[], T]) -> Iterator[Callable[[], tuple[float, T]]]:
+    """Give a contender a forked process of its own, as a model that is trained or served has one."""
+    fork = multiprocessing.get_context("fork")
+    ours, theirs = fork.Pipe()
+    worker = fork.Process(target=_serve, args=(theirs, ours, run), daemon=True)
+    worker.start()
+    theirs.close()  # so that a worker which fails is seen to
+
+    def ask() -> tuple[float, T]:
+        ours.send(True)
+        return ours.recv()
+
+    yield ask
+    ours.send(False)
+    worker.join()
+
+
+def _serve(pipe: Connection, other_end: Connection, run: Callable[[], object]) -> None:
+    other_end.close()
     torch.set_num_threads(1)
     while pipe.recv():
-        start = time.process_time()
-        result = run()
-        pipe.send((time.process_time() - start, result))
+        pipe.send(timed(run))
 
 
 def medians(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
