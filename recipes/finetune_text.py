@@ -28,7 +28,6 @@ from hf_genai.training.checkpoints import checkpoint_to_resume, prepare_output_d
 from hf_genai.training.finetuning import (
     card_of_finetuning,
     check_fit,
-    check_model_type,
     load_rows,
     parse_finetune_arguments,
     texts_of,
@@ -36,7 +35,7 @@ from hf_genai.training.finetuning import (
 )
 from hf_genai.training.finetuning_tasks import TASKS
 from hf_genai.training.launch import check_launch
-from hf_genai.training.model_config import build_config
+from hf_genai.training.model_config import build_config, check_model_type
 from hf_genai.training.results import facts_of_run, training_dtype, write_json
 from hf_genai.training.trainer import StopOnSignal, TrainingInterrupted
 

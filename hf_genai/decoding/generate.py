@@ -18,8 +18,8 @@ from transformers.generation import (
 from transformers.generation.configuration_utils import GenerationMode
 
 from ..models.fast_path import fast_path_allowed
-from ..models.matmul import Linear
-from ..models.token_step import hooked, steppable
+from ..models.matmul import Linear, is_hooked
+from ..models.token_step import steppable
 from .search import Search, search_by_beams, search_by_token
 from .steps import ModelSteps, Steps, TransformerSteps
 from .weights import PACKERS, packed_weights
@@ -165,6 +165,6 @@ def why_not_packed(model: Any, model_kwargs: dict[str, Any]) -> str | None:
     if model.config._attn_implementation not in ("sdpa", "eager"):
         return f"packed steps replace attn_implementation 'sdpa' or 'eager', not {model.config._attn_implementation!r}"
     known = type(model.lm_head) in (Linear, nn.Linear) and steppable(stack.layers, stack.config)
-    if not known or any(hooked(module) for module in model.modules()):
+    if not known or any(is_hooked(module) for module in model.modules()):
         return "a layer was replaced or is hooked (an adapter, a quantised layer, a recorder)"
     return None

@@ -14,7 +14,7 @@ from transformers.utils import TransformersKwargs
 from .linear_cross_entropy import cross_entropy, linear_cross_entropy
 from .matmul import Linear, is_hooked
 from .seq2seq import check_ids, readable, weight_and_bias
-from .token_step import hooked, step_of
+from .token_step import step_of
 
 
 class LanguageModelKwargs(TransformersKwargs, total=False):
@@ -58,7 +58,7 @@ class LanguageModelHead:
     def score(self, hidden: Tensor, past: Cache | None) -> Tensor:
         """Return the logits (B, T, V) of (B, T, D)."""
         step = step_of(past) if hidden.shape[1] == 1 and type(self.lm_head) is Linear else None
-        if step is None or hooked(self.lm_head) or torch.is_grad_enabled():
+        if step is None or is_hooked(self.lm_head) or torch.is_grad_enabled():
             return self.lm_head(hidden)
         return step.score(hidden[:, 0], self.lm_head).unsqueeze(1)
 

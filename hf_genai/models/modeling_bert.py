@@ -73,8 +73,7 @@ class GenaiBertLanguageModel(LanguageModelHead, GenaiBertPreTrainedModel):
                 raise ValueError(
                     f"labels must be (batch, length) = {tuple(hidden.shape[:2])}, not {tuple(labels.shape)}"
                 )
-            skip_logits = self.training if skip_logits is None else skip_logits
-            if skip_logits and readable(labels):
+            if self.skips_logits(labels, skip_logits) and readable(labels):
                 masked = labels != -100
                 hidden, labels = hidden[masked], labels[masked]  # (N, D), (N,)
         return self.predict(self.prediction(hidden), labels, skip_logits, **kwargs)

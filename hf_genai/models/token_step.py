@@ -22,7 +22,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderD
 from .attention import CrossAttention, DotScore, SelfAttention
 from .blocks import FeedForward, TransformerLayer
 from .fast_path import fast_path_allowed
-from .matmul import Linear
+from .matmul import Linear, is_hooked
 from .packed_linear import PackedLinear
 from .positions import rotate
 
@@ -184,11 +184,7 @@ def steppable(layers: nn.ModuleList, config) -> bool:
     if config.attention_type == "additive":
         return False
     parts = [module for layer in layers for module in layer.modules()]
-    return all((type(part) in KNOWN or isinstance(part, NORMS_AND_DROPOUT)) and not hooked(part) for part in parts)
-
-
-def hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    return all((type(part) in KNOWN or isinstance(part, NORMS_AND_DROPOUT)) and not is_hooked(part) for part in parts)
 
 
 class CachedStep:
@@ -208,7 +204,7 @@ class CachedStep:
 
     def usable(self) -> bool:
         """Whether the weights are still those that were packed, and nobody listens to the layers."""
-        return self.versions == self.current_versions() and not any(map(hooked, self.modules))
+        return self.versions == self.current_versions() and not any(map(is_hooked, self.modules))
 
     def append(self, index: int, layer: DynamicLayer, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Add the newest key and value (N, K, E), as layer.update does, mostly without copying the others.

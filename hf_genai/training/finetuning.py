@@ -208,17 +208,6 @@ def _check_column(rows: Any, column: str, name: str) -> None:
                 raise ValueError(f"{name}: row {place}: {error}") from error
 
 
-def check_model_type(config: Any, auto: Any, task: str) -> None:
-    """Refuse a model whose family has no head for the task.
-
-    Raises:
-        ValueError: names the families of ours that have one.
-    """
-    if type(config) not in auto._model_mapping:
-        known = sorted(c.model_type for c in auto._model_mapping if c.model_type.startswith("genai"))
-        raise ValueError(f"model_type {config.model_type!r} cannot learn {task}; of ours, {', '.join(known)} can")
-
-
 def check_fit(model: Any, tokenizer: Any, data: TaskArguments) -> None:
     """Refuse a model that the tokenizer or the lengths asked for do not fit.
 

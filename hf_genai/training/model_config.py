@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import re
+from collections.abc import Collection
 from typing import Any
 
 from .arguments import RecipeArguments
@@ -108,3 +109,22 @@ def _from_tokenizers(source_tokenizer: Any, target_tokenizer: Any, fields: set[s
     decided = {key: value for key, value in decided.items() if key in fields}
     # a tokenizer without <s>, such as T5's, starts the decoder with padding
     return decided | {"decoder_start_token_id": target_tokenizer.pad_token_id if start is None else start}
+
+
+def check_model_type(config: Any, auto: Any, task: str, without: Collection[str] = (), foreign: bool = True) -> None:
+    """Refuse a model whose family has no head for the task.
+
+    Args:
+        auto: the Auto class of the task's head.
+        without: families of ours that have one, and yet cannot learn the task.
+        foreign: whether transformers' own families will do.
+
+    Raises:
+        ValueError: names the families of ours that can.
+    """
+    fits = type(config) in auto._model_mapping and config.model_type not in without
+    if not fits or not (foreign or config.model_type.startswith("genai")):
+        known = {c.model_type for c in auto._model_mapping if c.model_type.startswith("genai")} - set(without)
+        raise ValueError(
+            f"model_type {config.model_type!r} cannot learn {task}; of ours, {', '.join(sorted(known))} can"
+        )

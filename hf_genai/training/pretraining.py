@@ -300,23 +300,17 @@ def new_model(arguments: PretrainArguments, tokenizer: PreTrainedTokenizerBase) 
     import transformers
 
     from ..conversion import from_transformers
-    from .model_config import build_config
+    from .model_config import build_config, check_model_type
 
     objective, name = arguments.objective.objective, arguments.model.model_name_or_path
     auto = getattr(transformers, AUTO_CLASSES[objective])
     config = transformers.AutoConfig.from_pretrained(name) if name else build_config(arguments, tokenizer, tokenizer)
-    ours = config.model_type.startswith("genai")
-    fits = type(config) in auto._model_mapping and not (objective == "prefix_lm" and config.model_type == "genai_rnn")
-    if not fits or not (ours or name):
-        known = {c.model_type for c in auto._model_mapping if c.model_type.startswith("genai")}
-        known -= {"genai_rnn"} if objective == "prefix_lm" else set()
-        raise ValueError(
-            f"model_type {config.model_type!r} cannot learn {objective}; of ours, {', '.join(sorted(known))} can"
-        )
+    without = ["genai_rnn"] if objective == "prefix_lm" else []
+    check_model_type(config, auto, objective, without, foreign=name is not None)
     if name is None:
         return auto.from_config(config)
     model = auto.from_pretrained(name)
-    return model if ours else from_transformers(model)
+    return model if config.model_type.startswith("genai") else from_transformers(model)
 
 
 def seen_by_the_model(objective: str, rows: Dataset, collate: Callable[[list[dict]], dict]) -> Iterator[list[int]]:
