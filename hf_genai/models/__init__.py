@@ -9,15 +9,16 @@ Shared, from small to large:
                               multi-head attention
     positions.py              sinusoidal, rotary and relative positions
     varlen_attention.py       texts without padding between them, and attention within each
+    attention_kernel.py       attention in training on a CPU, with a hand-written backward
     blocks.py                 norm, feed-forward, and the Transformer layer
     transformer_stack.py      embeddings, masks, layers: BERT, GPT and both halves of T5 are such stacks
     configuration_transformer.py    the fields that their configurations share
     heads.py                  logits and losses on top of a model, and the checks of labels
-    matmul.py                 matrix products, by oneDNN where that is faster
+    matmul.py                 matrix products, by oneDNN or numpy where that is faster
     packed_linear.py          linear maps laid out for a few rows
     token_step.py             one more token a row: the layers of a stack, as decoding runs them
     linear_cross_entropy.py   head and loss over a large vocabulary, in chunks
-    transformer_kernels.py    dropout, norm, activations, rotation, attention with a hand-written backward
+    transformer_kernels.py    dropout, norm, activations, rotation with a hand-written backward
     fast_path.py              when a kernel may stand in for its plain twin
     recurrence.py             GRU and LSTM over all steps, with and without attention in the loop: the plain loops
     recurrence_kernels.py     the same with hand-written backward passes

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .attention_kernel import train_attention
 from .matmul import Linear, project
 from .positions import rotate
-from .transformer_kernels import train_attention
 from .varlen_attention import attend_by_text, flash_source
 
 
@@ -163,17 +163,10 @@ class MultiHeadAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Return the context (B, T, H, E) and, of the eager implementation, the weights (B, H, T, S)."""
         attention, dropout = eager_attention, self.dropout if self.training else 0.0
-        if isinstance(attention_mask, Tensor) and attention_mask.ndim == 4:  # a position bias may be in it
-            attention_mask = self.own_heads(attention_mask, query.shape[1])
         if (bias := kwargs.get("position_bias")) is not None:
             kwargs["position_bias"] = self.own_heads(bias, query.shape[1])
         if self.config.attention_type != "additive":
             attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
-        if self.config._attn_implementation == "sdpa" and kwargs.get("position_bias") is None:
-            causal = kwargs.get("is_causal", self.is_causal)
-            context = train_attention(query, key, value, attention_mask, causal, self.scaling, dropout)
-            if context is not None:
-                return context, None
         return attention(*(self, query, key, value, attention_mask), dropout=dropout, scaling=self.scaling, **kwargs)
 
     def attend(
@@ -191,15 +184,23 @@ class MultiHeadAttention(nn.Module):
             text_lengths: B is 1, and query and key are texts of these lengths, end to end; the mask is for the
                 longest ones.
         """
-        if text_lengths is None:
+        if isinstance(attention_mask, Tensor) and attention_mask.ndim == 4:  # a position bias may be in it
+            attention_mask = self.own_heads(attention_mask, query.shape[1])
+        context = weights = None
+        if self.config._attn_implementation == "sdpa" and kwargs.get("position_bias") is None:
+            causal, dropout = kwargs.get("is_causal", self.is_causal), self.dropout if self.training else 0.0
+            context = train_attention(
+                *(query, key, value, attention_mask, causal, self.scaling, dropout), text_lengths=text_lengths
+            )
+        if context is None and text_lengths is None:
             context, weights = self.weigh(query, key, value, attention_mask, **kwargs)
-        else:
+        elif context is None:
 
             def within(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
                 mask = None if attention_mask is None else attention_mask[..., : query.shape[2], : key.shape[2]]
                 return self.weigh(query, key, value, mask, **kwargs)[0]
 
-            context, weights = attend_by_text(within, query, key, value, *text_lengths), None
+            context = attend_by_text(within, query, key, value, *text_lengths)
         # vLLM and SGLang return contexts of all rows as one, with their heads side by side
         return self.o_proj(context.reshape(query.shape[0], query.shape[2], -1)), weights
 

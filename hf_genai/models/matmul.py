@@ -1,13 +1,14 @@
-"""Matrix products, by oneDNN where torch's default is slower.
+"""Matrix products, by oneDNN or numpy where torch's default is slower.
 
-In float32 on an AMD processor torch multiplies through MKL, which is 15 to 30 % slower there than oneDNN. Torch's
-entry to oneDNN is private: it is used only where it exists and has once given the right product, else torch.mm does
-the work.
+In float32 on an AMD processor torch multiplies through MKL, which is 15 to 30 % slower there than oneDNN, and two to
+three times slower than numpy's OpenBLAS where matrices are many and small. Torch's entry to oneDNN is private: it is
+used only where it exists and has once given the right product, else torch.mm does the work.
 """
 
 import functools
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,20 +17,30 @@ from .fast_path import fast_path_allowed, needs_gradient
 
 # Below these rows and multiplications the call costs more than the better product brings.
 SMALLEST_ROWS, SMALLEST_PRODUCT = 24, 2**22
+# Up to these multiplications numpy's OpenBLAS is quicker than torch's MKL, and stays in one thread.
+LARGEST_SMALL = 2**18
+
+
+@functools.cache
+def _is_amd() -> bool:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return "AuthenticAMD" in file.read()
+    except OSError:
+        return False
 
 
 @functools.cache
 def _onednn() -> Callable | None:
     """Torch's product through oneDNN, or None where it is missing, wrong or no better."""
+    if not _is_amd():
+        return None
     try:
-        with open("/proc/cpuinfo") as file:
-            if "AuthenticAMD" not in file.read():
-                return None
         product = torch.ops.mkldnn._linear_pointwise
         x, weight = torch.linspace(-1, 1, 96).view(4, 24), torch.linspace(-2, 1, 1536).view(24, 64)
         found = product(x, weight.t(), None, "none", [], "")
         return product if torch.allclose(found, x @ weight, atol=1e-5) else None
-    except (AttributeError, OSError, RuntimeError, TypeError):
+    except (AttributeError, RuntimeError, TypeError):
         return None
 
 
@@ -67,6 +78,53 @@ def adder(rows: int, y: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         return lambda total, x: total.addmm_(x, y)
     transposed = y.contiguous().t()
     return lambda total, x: total.add_(product(x.contiguous(), transposed, None, "none", [], ""))
+
+
+@functools.cache
+def _numpy_is_faster() -> bool:
+    """Whether this is an AMD processor, and numpy multiplies by OpenBLAS."""
+    built = np.show_config(mode="dicts") or {}
+    return _is_amd() and "openblas" in str(built.get("Build Dependencies", {}).get("blas", {}).get("name"))
+
+
+def small_products_pay(x: Tensor) -> bool:
+    """Whether `batched_product` gives small products of tensors like x to numpy.
+
+    It takes one after the other: with several threads torch is the better one.
+    """
+    fits = x.dtype == torch.float32 and x.device.type == "cpu" and torch.get_num_threads() == 1
+    return fits and _numpy_is_faster()
+
+
+def batched_product(x: Tensor, y: Tensor, out: Tensor) -> None:
+    """out[...] = x (..., N, K) @ y (..., K, M), outside autograd."""
+    if x.shape[-2] * y.shape[-2] * y.shape[-1] <= LARGEST_SMALL and small_products_pay(x):
+        np.matmul(x.detach().numpy(), y.detach().numpy(), out=out.numpy())
+    elif out.is_contiguous():
+        torch.bmm(*(matrices.flatten(0, -3) for matrices in (x, y)), out=out.flatten(0, -3))
+    else:
+        out.copy_(x @ y)
+
+
+class _Split(torch.autograd.Function):
+    """torch.split of the last axis. Gradients that lie side by side already, as those of attention, are not copied."""
+
+    @staticmethod
+    def forward(ctx, x, sizes):
+        ctx.sizes, ctx.shape = sizes, x.shape
+        return x.split(sizes, -1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *grads):
+        first, strides = grads[0], torch.empty(ctx.shape, device="meta").stride()
+        place = first.storage_offset()
+        for grad, size in zip(grads, ctx.sizes, strict=True):
+            here = grad.storage_offset() == place and grad.stride() == strides
+            if not here or grad.untyped_storage().data_ptr() != first.untyped_storage().data_ptr():
+                return torch.cat(grads, -1), None
+            place += size
+        return first.as_strided(ctx.shape, strides), None
 
 
 class _Linear(torch.autograd.Function):
@@ -134,7 +192,7 @@ def project(x: Tensor, *maps: nn.Module) -> Sequence[Tensor]:
     joined = together(x, *maps)
     if joined is None:
         return [m(x) for m in maps]
-    return joined.split([len(m.weight) for m in maps], dim=-1)
+    return _Split.apply(joined, [len(m.weight) for m in maps])
 
 
 def is_hooked(module: nn.Module) -> bool:

@@ -22,7 +22,7 @@ from .fast_path import fast_path_allowed, needs_gradient
 BLOCK = 2**16
 
 
-def _worthwhile(*tensors: Tensor, any_dtype: bool = False) -> bool:
+def worthwhile(*tensors: Tensor, any_dtype: bool = False) -> bool:
     """Whether a kernel is right, and the tensors are to be differentiated and on a CPU, where passes cost most."""
     first = tensors[0]
     if first.device.type != "cpu" or not needs_gradient(*tensors):
@@ -37,34 +37,56 @@ def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         yield tuple(tensor[start : start + rows] for tensor in tensors)
 
 
+def _flat(x: Tensor) -> Tensor:
+    """Return x as one column, for what does not care about its shape."""
+    return x.reshape(-1, 1)
+
+
 # Dropout -------------------------------------------------------------------------------------------------------------
 
 
-def keep_mask(x: Tensor, probability: float) -> tuple[Tensor, float]:
-    """Return which of x's numbers stay (1, else 0), and the factor that keeps their mean.
+def margins(x: Tensor, probability: float) -> tuple[Tensor, float]:
+    """Return numbers of x's shape, drawn at random and below 0 with this probability, and 1 / (1 - probability).
 
-    16 random bits a number decide, a quarter of what torch's generator makes at a time, where torch's own dropout
-    draws a double for each. The probability is rounded to 1 / 65536; the factor is exact for the rounded one.
-    The mask is uint8, since a product with bools takes twice as long.
+    They are 16 random bits each, a quarter of what torch's generator makes at a time, where torch's own dropout draws
+    a double for each. The probability is rounded to 1 / 65536, and the factor is exact for the rounded one.
     """
     dropped = min(round(probability * 65536), 65535)
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    return (words[: x.numel()] >= dropped - 32768).view(torch.uint8).view(x.shape), 65536 / (65536 - dropped)
+    exact = torch.promote_types(x.dtype, torch.float32)
+    return words[: x.numel()].to(exact).sub_(dropped - 32768).view(x.shape), 65536 / (65536 - dropped)
+
+
+def keep_mask(x: Tensor, probability: float) -> tuple[Tensor, float]:
+    """Return which of x's numbers stay (1, else 0), in x's dtype, and the factor that keeps their mean."""
+    drawn, factor = margins(x, probability)
+    return drawn.add_(1).clamp_(0, 1).to(x.dtype), factor  # they are whole numbers
 
 
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, residual, probability):
-        mask, ctx.factor = keep_mask(x, probability)
+        flat, ctx.residual = _flat(x), residual is not None
+        result, mask = torch.empty_like(flat), torch.empty(flat.shape, dtype=torch.uint8)
+        for row, other, kept, out in _blocks(flat, _flat(residual) if ctx.residual else flat, mask, result):
+            keep, ctx.factor = keep_mask(row, probability)
+            kept.copy_(keep)
+            if ctx.residual:
+                torch.addcmul(other, row, keep, value=ctx.factor, out=out)
+            else:
+                torch.mul(row, keep, out=out).mul_(ctx.factor)
         ctx.save_for_backward(mask)
-        kept = x * mask
-        return kept.mul_(ctx.factor) if residual is None else torch.add(residual, kept, alpha=ctx.factor, out=kept)
+        return result.view(x.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         (mask,) = ctx.saved_tensors
-        return (grad * mask).mul_(ctx.factor), grad if ctx.needs_input_grad[1] else None, None
+        flat = _flat(grad)
+        result = torch.empty_like(flat)
+        for given, kept, out in _blocks(flat, mask, result):
+            torch.mul(given, kept.to(grad.dtype), out=out).mul_(ctx.factor)
+        return result.view(grad.shape), grad if ctx.residual else None, None
 
 
 class Dropout(nn.Dropout):
@@ -74,7 +96,7 @@ class Dropout(nn.Dropout):
         alike = residual is None or (residual.dtype == input.dtype and residual.shape == input.shape)
         tensors = (input,) if residual is None else (input, residual)
         drops = self.training and 0 < self.p < 1 and not self.inplace
-        if drops and alike and _worthwhile(*tensors, any_dtype=True):
+        if drops and alike and worthwhile(*tensors, any_dtype=True):
             return _Dropout.apply(input, residual, self.p)
         dropped = super().forward(input)
         return dropped if residual is None else residual + dropped
@@ -83,23 +105,30 @@ class Dropout(nn.Dropout):
 class _DroppedRelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, probability):
-        mask, ctx.factor = keep_mask(x, probability)
-        result = (x * mask).clamp_min_(0).mul_(ctx.factor)
+        flat = _flat(x)
+        result = torch.empty_like(flat)
+        for row, out in _blocks(flat, result):
+            keep, ctx.factor = keep_mask(row, probability)
+            torch.mul(row, keep, out=out).clamp_min_(0).mul_(ctx.factor)
         ctx.save_for_backward(result)
-        return result
+        return result.view(x.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         # what was dropped is 0, as what was negative: no mask is needed
         (result,) = ctx.saved_tensors
-        return torch.ops.aten.threshold_backward(grad, result, 0).mul_(ctx.factor), None
+        flat = _flat(grad)
+        found = torch.empty_like(flat)
+        for given, row, out in _blocks(flat, result, found):
+            torch.ops.aten.threshold_backward.grad_input(given, row, 0, grad_input=out).mul_(ctx.factor)
+        return found.view(grad.shape), None
 
 
 def dropped_relu(x: Tensor, dropout: nn.Dropout) -> Tensor:
     """dropout(relu(x)), which keeps no mask."""
     drops = type(dropout) is Dropout and dropout.training and 0 < dropout.p < 1
-    return _DroppedRelu.apply(x, dropout.p) if drops and _worthwhile(x) else dropout(F.relu(x))
+    return _DroppedRelu.apply(x, dropout.p) if drops and worthwhile(x) else dropout(F.relu(x))
 
 
 # Norm ----------------------------------------------------------------------------------------------------------------
@@ -128,7 +157,7 @@ class RMSNorm(nn.RMSNorm):
     """torch.nn.RMSNorm, which is a chain of small operations on a CPU, in one."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.weight is None or len(self.normalized_shape) != 1 or not _worthwhile(x, self.weight):
+        if self.weight is None or len(self.normalized_shape) != 1 or not worthwhile(x, self.weight):
             return super().forward(x)
         eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
         return _RMSNorm.apply(x.reshape(-1, x.shape[-1]), self.weight, eps).view(x.shape)
@@ -168,7 +197,7 @@ class _GeluTanh(torch.autograd.Function):
 
 def gelu_tanh(x: Tensor) -> Tensor:
     """torch.nn.functional.gelu(x, approximate="tanh"), through sigmoid, which torch computes faster than tanh."""
-    if not _worthwhile(x):
+    if not worthwhile(x):
         return F.gelu(x, approximate="tanh")
     return _GeluTanh.apply(x.reshape(-1, x.shape[-1])).view(x.shape)
 
@@ -203,7 +232,7 @@ _BACKWARD = {
 
 def gated(both: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
     """activation(first half) * second half of the last axis; one of the feed-forward layers' activations."""
-    if _worthwhile(both) and activation in _BACKWARD:
+    if worthwhile(both) and activation in _BACKWARD:
         flat = both.reshape(-1, both.shape[-1])
         return _Gated.apply(flat, activation, _BACKWARD[activation]).view(*both.shape[:-1], -1)
     gate, up = both.chunk(2, dim=-1)
@@ -235,122 +264,6 @@ class _Rotate(torch.autograd.Function):
 
 def turn(vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor | None:
     """`positions.rotate`, or None where the plain one is right. cos and sin are (B, 1, T, E)."""
-    if cos.requires_grad or sin.requires_grad or not _worthwhile(vectors, cos, sin):
+    if cos.requires_grad or sin.requires_grad or not worthwhile(vectors, cos, sin):
         return None
     return _Rotate.apply(vectors, cos, sin)
-
-
-# Attention -----------------------------------------------------------------------------------------------------------
-
-
-class _Attention(torch.autograd.Function):
-    """softmax(scaling query key^T + bias) value, with dropout of the weights, a few texts at a time.
-
-    So scores stay in the cache, and one text's heads need no copy to lie side by side. query is (B, H, T, E), key and
-    value (B, H, S, E), bias broadcasts to (B, H, T, S); the result is (B, T, H, E).
-    """
-
-    @staticmethod
-    def forward(ctx, query, key, value, bias, scaling, dropout):
-        batch, heads, length = query.shape[:3]
-        weights = torch.empty(batch, heads, length, key.shape[2], dtype=query.dtype)
-        mask = torch.empty(weights.shape, dtype=torch.uint8) if dropout else None
-        context = torch.empty(batch, length, heads, value.shape[3], dtype=query.dtype)
-        factor = 1.0
-        for rows in _texts(weights):
-            scores = weights[rows].copy_(_of(bias, rows)).flatten(0, 1)  # (N, T, S)
-            scores.baddbmm_(_flat(query, rows), _flat(key, rows).transpose(1, 2), alpha=scaling)
-            kept = torch.softmax(scores, -1, out=scores)
-            if dropout:
-                keep, factor = keep_mask(weights[rows], dropout)
-                mask[rows] = keep
-                kept = kept * keep.flatten(0, 1)
-            found = torch.bmm(kept, _flat(value, rows)).view(-1, heads, length, value.shape[3]).transpose(1, 2)
-            torch.mul(found, factor, out=context[rows])
-        ctx.save_for_backward(query, key, value, weights, mask)
-        ctx.factor, ctx.scaling, ctx.bias_shape = factor, scaling, bias.shape
-        return context
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        query, key, value, weights, mask = ctx.saved_tensors
-        heads = grad.transpose(1, 2)
-        # as projections lay them out: the way back to those needs no copy
-        grads = [torch.empty(x.transpose(1, 2).shape, dtype=x.dtype).transpose(1, 2) for x in (query, key, value)]
-        bias_grad = torch.zeros(ctx.bias_shape, dtype=grad.dtype) if ctx.needs_input_grad[3] else None
-        for rows in _texts(weights):
-            given, kept = _flat(heads, rows) * ctx.factor, weights[rows].flatten(0, 1)
-            weights_grad = torch.bmm(given, _flat(value, rows).transpose(1, 2))
-            scores = kept
-            if mask is not None:
-                keep = mask[rows].flatten(0, 1).to(grad.dtype)
-                kept = kept * keep
-                weights_grad *= keep
-            scores_grad = torch._softmax_backward_data(weights_grad, scores, -1, grad.dtype)
-            if bias_grad is not None:
-                part = _of(bias_grad, rows)
-                part += scores_grad.view(-1, *weights.shape[1:]).sum_to_size(part.shape)
-            if ctx.scaling != 1:
-                scores_grad *= ctx.scaling
-            found = (
-                torch.bmm(scores_grad, _flat(key, rows)),
-                torch.bmm(scores_grad.transpose(1, 2), _flat(query, rows)),
-                torch.bmm(kept.transpose(1, 2), given),
-            )
-            for result, x in zip(grads, found, strict=True):
-                result[rows].copy_(x.view_as(result[rows]))
-        return *grads, bias_grad, None, None
-
-
-def _texts(weights: Tensor) -> Iterator[slice]:
-    """Yield the texts of (B, H, T, S) whose weights fit the cache, one at least."""
-    step = max(1, BLOCK // weights[0].numel())
-    for start in range(0, len(weights), step):
-        yield slice(start, start + step)
-
-
-def _flat(x: Tensor, rows: slice) -> Tensor:
-    return x[rows].reshape(-1, *x.shape[2:])
-
-
-def _of(bias: Tensor, rows: slice) -> Tensor:
-    return bias if len(bias) == 1 else bias[rows]
-
-
-def train_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    is_causal: bool,
-    scaling: float,
-    dropout: float,
-) -> Tensor | None:
-    """scaled_dot_product_attention with what torch's fused CPU kernel cannot do, or None where that one is better.
-
-    That is dropout of the weights, and a mask that is learned (T5's relative positions).
-
-    Args:
-        query: (B, H, T, E).
-        key: (B, H, S, E), as value.
-        mask: broadcast to (B, H, T, S). Bool: True where a key may be seen. Floating point: added to the scores.
-
-    Returns:
-        (B, T, H, E), as transformers' attention interface has it.
-    """
-    learned = mask is not None and mask.requires_grad
-    tensors = [query, key, value] if mask is None else [query, key, value, mask]
-    if not (dropout or learned) or query.shape[1] != key.shape[1] or not _worthwhile(*tensors):
-        return None
-    if mask is None:
-        mask = torch.zeros(1, 1, *query.shape[2:3], key.shape[2], dtype=query.dtype)
-        if is_causal and query.shape[2] > 1:
-            mask += torch.full_like(mask, -math.inf).triu_(1)
-    elif mask.ndim != 4:
-        return None
-    elif mask.dtype == torch.bool:
-        if not mask.any(-1).all():  # torch gives such a query a context of 0
-            return None
-        mask = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, -math.inf)
-    return _Attention.apply(query, key, value, mask, scaling, dropout)

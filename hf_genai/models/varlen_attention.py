@@ -8,13 +8,15 @@ Shapes: B batch, T length of the rows, N tokens of all texts, H heads, E head si
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+# Texts alike: query length, key length, how many
+Group = tuple[int, int, int]
 # Hooks of these do not care about the shape of what passes.
 HARMLESS_HOOKS = ("transformers.utils.output_capturing", "torch.distributed.")
 
@@ -100,26 +102,35 @@ def attend_by_text(
         (1, N, H, E).
     """
     groups = grouped(lengths, key_lengths)
-    sizes = [length * count for _, length, count in groups]
-    parts = query.split([length * count for length, _, count in groups], 2), key.split(sizes, 2), value.split(sizes, 2)
     contexts = []
-    for (length, key_length, count), *vectors in zip(groups, *parts, strict=True):
+    for (length, key_length, count), vectors in zip(groups, by_group(groups, query, key, value), strict=True):
         if not key_length:
             contexts.append(query.new_zeros(length * count, query.shape[1], value.shape[3]))
         elif length:
-            contexts.append(attend(*(stacked(x, count) for x in vectors)).flatten(0, 1))
+            contexts.append(attend(*vectors).flatten(0, 1))
     return torch.cat(contexts).unsqueeze(0)
 
 
-def grouped(lengths: list[int], key_lengths: list[int]) -> list[tuple[int, int, int]]:
+def by_group(groups: list[Group] | None, *tensors: Tensor, sides=(0, 1, 1)) -> Iterator[tuple[Tensor, ...]]:
+    """Yield views of tensors (1, H, N, E), group by group: (texts, H, T, E).
+
+    Args:
+        groups: of `grouped`. None: tensors (B, H, T, E) as they are.
+        sides: for each tensor, whose length of a group it has: 0 the query's, 1 the key's.
+    """
+    if groups is None:
+        yield tensors
+        return
+    sizes = [[group[side] * group[2] for group in groups] for side in sides]
+    parts = [x.split(size, 2) for x, size in zip(tensors, sizes, strict=True)]
+    for (*_, count), *found in zip(groups, *parts, strict=True):
+        yield tuple(x.view(x.shape[1], count, -1, x.shape[3]).transpose(0, 1) for x in found)
+
+
+def grouped(lengths: list[int], key_lengths: list[int]) -> list[Group]:
     """Return (length, key length, how many) of the texts that stand side by side and are alike."""
     pairs = zip(lengths, key_lengths, strict=True)
     return [(*pair, len(list(same))) for pair, same in itertools.groupby(pairs)]
-
-
-def stacked(x: Tensor, count: int) -> Tensor:
-    """(1, H, count * T, E) -> (count, H, T, E)."""
-    return x.view(x.shape[1], count, -1, x.shape[3]).transpose(0, 1)
 
 
 def is_watched(module: nn.Module) -> bool:

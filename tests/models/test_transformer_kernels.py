@@ -2,12 +2,14 @@
 
 import functools
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hf_genai.models import transformer_kernels
+from hf_genai.models import attention_kernel, matmul
+from hf_genai.models.attention_kernel import train_attention
 from hf_genai.models.fast_path import plain_kernels
 from hf_genai.models.matmul import Linear, project, together
 from hf_genai.models.positions import rotate
@@ -18,7 +20,6 @@ from hf_genai.models.transformer_kernels import (
     gated,
     gelu_tanh,
     keep_mask,
-    train_attention,
 )
 
 B, T, S, H, E, D = 2, 5, 7, 3, 4, 12
@@ -120,6 +121,13 @@ def test_dropout_keeps_the_mean_and_the_share_and_its_gradient_has_the_same_zero
     assert abs((pairs[:, 0] & pairs[:, 1]).float().mean() - 0.01) < 1e-3
 
 
+def test_of_all_random_words_just_the_share_to_be_dropped_drops(monkeypatch):
+    every = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.int64)
+    monkeypatch.setattr(torch.Tensor, "random_", lambda words, *bounds: words.copy_(every))
+    mask, factor = keep_mask(torch.empty(2**16), 0.1)
+    assert (mask == 0).sum() == round(0.1 * 2**16) and mask.sum() * factor == 2**16
+
+
 @pytest.mark.parametrize("probability", [1e-6, 0.25, 0.9999999])
 def test_the_factor_is_that_of_the_probability_that_the_bits_can_hold(probability):
     mask, factor = keep_mask(torch.empty(333, 3), probability)
@@ -179,7 +187,7 @@ MASKS = {
 @pytest.mark.parametrize("is_causal", [True, False])
 @pytest.mark.parametrize("block", [1, 2**16])  # texts one by one, or all at once
 def test_attention_with_dropout_or_a_learned_bias_is_that_of_torch(name, is_causal, block, monkeypatch):
-    monkeypatch.setattr(transformer_kernels, "BLOCK", block)
+    monkeypatch.setattr(attention_kernel, "BLOCK", block)
     mask = MASKS[name]()
     query, key, value = leaf(B, H, T, E), leaf(B, H, S, E), leaf(B, H, S, E)
     inputs = [query, key, value] + ([mask] if mask is not None and mask.requires_grad else [])
@@ -213,10 +221,68 @@ def test_attention_drops_weights_in_forward_and_backward_alike():
         torch.testing.assert_close(x, y)
 
 
+@pytest.fixture
+def through_numpy(monkeypatch):
+    """Small products go through numpy, whatever processor and threads there are."""
+    monkeypatch.setattr(matmul, "_numpy_is_faster", lambda: True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    calls = []
+    multiply = np.matmul
+    monkeypatch.setattr(np, "matmul", lambda *args, **kwargs: calls.append(1) or multiply(*args, **kwargs))
+    return calls
+
+
+@pytest.mark.parametrize("side_by_side", [True, False])
+@pytest.mark.parametrize("learned", [True, False])
+def test_attention_to_short_texts_is_that_of_torch_text_by_text(side_by_side, learned, through_numpy):
+    """Texts of which nothing is asked, that have nothing to be asked, and several of one length."""
+    lengths, keys = [0, 2, 2, 2, 3, 5], [4, 3, 3, 0, 6, 5]
+    query = leaf(1, sum(lengths), H * E, dtype=torch.float32)
+    both = leaf(1, sum(keys), 2 * H * E, dtype=torch.float32)
+    key, value = both.chunk(2, -1) if side_by_side else (x.contiguous() for x in both.chunk(2, -1))
+    heads = [x.view(1, -1, H, E).transpose(1, 2) for x in (query, key, value)]
+    bias = leaf(1, H, max(lengths), max(keys), dtype=torch.float32) if learned else None
+    found = train_attention(*heads, bias, False, 0.3, 0.0, text_lengths=(lengths, keys))
+    wanted, t, s = [], 0, 0
+    for length, count in zip(lengths, keys, strict=True):
+        one = heads[0][:, :, t : t + length], *(x[:, :, s : s + count] for x in heads[1:])
+        corner = None if bias is None else bias[..., :length, :count]
+        seen = F.scaled_dot_product_attention(*one, corner, scale=0.3) if count else torch.zeros(1, H, length, E)
+        wanted.append(seen.transpose(1, 2))
+        t, s = t + length, s + count
+    wanted = torch.cat(wanted, 1)
+    torch.testing.assert_close(found, wanted)
+    inputs = [query, both] + ([bias] if learned else [])
+    weights = torch.randn_like(wanted)
+    gradients = [torch.autograd.grad((x * weights).sum(), inputs, retain_graph=True) for x in (found, wanted)]
+    for x, y in zip(*gradients, strict=True):
+        torch.testing.assert_close(x, y, atol=2e-6, rtol=1e-5)
+    assert through_numpy
+
+
+def test_gradients_of_one_projection_lie_side_by_side(monkeypatch):
+    """So joining them costs no copy; where they do not, they are joined all the same."""
+    joined = leaf(B, T, 3 * H * E)
+    copies, cat = [], torch.cat
+    monkeypatch.setattr(torch, "cat", lambda *args, **kwargs: copies.append(1) or cat(*args, **kwargs))
+    for order in ([0, 1, 2], [0, 2, 1]):
+        split = matmul._Split.apply(joined, [H * E] * 3)
+        heads = [split[i].view(B, T, H, E).transpose(1, 2) for i in order]
+        found = train_attention(*heads, None, True, 0.5, dropout=1e-9)
+        parts = [joined.split(H * E, -1)[i].view(B, T, H, E).transpose(1, 2) for i in order]
+        wanted = F.scaled_dot_product_attention(*parts, is_causal=True, scale=0.5).transpose(1, 2)
+        gradients = [torch.autograd.grad(x.square().sum(), joined)[0] for x in (found, wanted)]
+        torch.testing.assert_close(*gradients)
+        assert len(copies) == (order != [0, 1, 2])
+
+
 def test_attention_leaves_to_torch_what_torch_does_better():
     query, key = leaf(B, H, T, E), leaf(B, H, S, E)
     mask = torch.ones(B, 1, T, S, dtype=torch.bool)
     assert train_attention(query, key, key, mask, False, 1.0, dropout=0.0) is None  # the fused kernel
+    long = leaf(1, 1, 65, E, dtype=torch.float32)
+    assert train_attention(long, long, long, None, False, 1.0, dropout=0.0) is None
+    assert train_attention(*[long[:, :, :9]] * 3, None, True, 1.0, dropout=0.0) is None  # half of it is not seen
     assert train_attention(query, key[:, :1], key[:, :1], mask, False, 1.0, dropout=0.1) is None  # grouped heads
     mask[0, 0, 2] = False
     assert train_attention(query, key, key, mask, False, 1.0, dropout=0.1) is None  # a query that sees nothing

@@ -5,7 +5,8 @@ import tiny_transformer as tiny
 import torch
 from test_transformers import LAYOUTS, make, text
 
-from hf_genai.models import attention
+from hf_genai.models import attention, attention_kernel
+from hf_genai.models.attention_kernel import train_attention
 from hf_genai.models.varlen_attention import attend_by_text, lay_out, number_by_mask, number_by_position
 
 each_layout = pytest.mark.parametrize(
@@ -18,16 +19,24 @@ each_packing_layout = pytest.mark.parametrize(
 NO_DROPOUT = {**tiny.PLAIN, "activation_dropout_prob": 0.0}
 
 
-@pytest.fixture
-def calls(monkeypatch):
-    """How many attentions went text by text."""
+@pytest.fixture(params=["texts at once", "text by text"])
+def calls(monkeypatch, request):
+    """How many attentions went by texts: through the kernel for short ones, and as where that does not pay."""
     found = []
 
-    def spy(*arguments):
+    def by_text(*arguments):
         found.append(arguments[-1])  # the lengths of the texts that are looked at
         return attend_by_text(*arguments)
 
-    monkeypatch.setattr(attention, "attend_by_text", spy)
+    def at_once(*arguments, text_lengths):
+        context = train_attention(*arguments, text_lengths=text_lengths)
+        if context is not None and text_lengths is not None:
+            found.append(text_lengths[1])
+        return context
+
+    monkeypatch.setattr(attention_kernel, "small_products_pay", lambda x: request.param == "texts at once")
+    monkeypatch.setattr(attention, "attend_by_text", by_text)
+    monkeypatch.setattr(attention, "train_attention", at_once)
     return found
 
 

@@ -1,0 +1,163 @@
+"""Attention in training on a CPU, in one function: what torch's fused kernel cannot do there, or does slower.
+
+A few texts at a time, so that their scores stay in the cache, with products that read the heads where the projections
+left them. Texts of different lengths that lie end to end go through it at once.
+
+Shapes: B batch, T query and S key length, N tokens of all texts, H heads, E head size.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .matmul import batched_product, small_products_pay
+from .transformer_kernels import BLOCK, margins, worthwhile
+from .varlen_attention import by_group, grouped
+
+# Keys up to which torch's fused kernel is slower than the products in `batched_product`.
+SHORT = 64
+
+
+class _Attention(torch.autograd.Function):
+    """softmax(scaling query key^T + bias) value, with dropout of the weights.
+
+    query is (B, H, T, E), key and value (B, H, S, E), the bias broadcasts to (B, H, T, S); the result is (B, T, H, E).
+    With groups, B is 1, and each group takes the corner of the bias that its lengths need.
+    """
+
+    @staticmethod
+    def forward(ctx, query, key, value, bias, scaling, dropout, groups):
+        ctx.scaling, ctx.groups, ctx.bias_shape, ctx.factor = scaling, groups, bias.shape, None
+        context = query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
+        parts = by_group(groups, query, key, value), by_group(groups, context.transpose(1, 2), sides=(0,))
+        saved: list[Tensor] = []
+        for (q, k, v), (out,) in zip(*parts, strict=True):
+            if not q.numel() or not k.numel():
+                out.zero_()
+                continue
+            weights = q.new_empty(*q.shape[:3], k.shape[2])
+            corner = bias[..., : q.shape[2], : k.shape[2]]
+            for rows in _texts(weights):
+                kept = weights[rows]
+                batched_product(q[rows], k[rows].transpose(2, 3), kept)
+                torch.add(_of(corner, rows), kept, alpha=scaling, out=kept)
+                torch.softmax(kept, -1, out=kept)
+                if dropout:
+                    # weights are positive: those that are dropped get a sign, and no mask is needed
+                    drawn, ctx.factor = margins(kept, dropout)
+                    kept = torch.copysign(kept, drawn, out=kept).clamp_min(0).mul_(ctx.factor)
+                batched_product(kept, v[rows], out[rows])
+            saved.append(weights)
+        ctx.save_for_backward(query, key, value, *saved)
+        return context
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        query, key, value, *saved = ctx.saved_tensors
+        grads = _room(query, key, value)
+        bias_grad = grad.new_zeros(ctx.bias_shape) if ctx.needs_input_grad[3] else None
+        inputs, results = by_group(ctx.groups, query, key, value), by_group(ctx.groups, *grads)
+        given_parts, left = by_group(ctx.groups, grad.transpose(1, 2), sides=(0,)), iter(saved)
+        for (q, k, v), (q_grad, k_grad, v_grad), (given,) in zip(inputs, results, given_parts, strict=True):
+            if not q.numel() or not k.numel():
+                for unseen in (q_grad, k_grad, v_grad):
+                    unseen.zero_()
+                continue
+            weights = next(left)
+            for rows in _texts(weights):
+                kept, seen, up = weights[rows], weights[rows], given[rows]
+                change = torch.empty_like(kept)
+                if ctx.factor is not None:
+                    kept, seen, up = kept.clamp_min(0), kept.abs(), up * ctx.factor
+                batched_product(up, v[rows].transpose(2, 3), change)
+                batched_product(kept.transpose(2, 3), up, v_grad[rows])
+                if ctx.factor is not None:
+                    change = torch.ops.aten.threshold_backward(change, kept, 0)
+                change = torch._softmax_backward_data(change, seen, -1, grad.dtype)
+                if bias_grad is not None:
+                    corner = _of(bias_grad, rows)[..., : change.shape[2], : change.shape[3]]
+                    corner += change.sum_to_size(corner.shape)
+                if ctx.scaling != 1:
+                    change *= ctx.scaling
+                batched_product(change, k[rows], q_grad[rows])
+                batched_product(change.transpose(2, 3), q[rows], k_grad[rows])
+        return *grads, bias_grad, None, None, None
+
+
+def _room(*inputs: Tensor) -> list[Tensor]:
+    """Return room for the gradients of inputs (B, H, T, E), laid out as their projections are.
+
+    Gradients of what one product has projected lie side by side, as `matmul.project` would have to lay them else.
+    """
+    found: list[Tensor] = []
+    for _, alike in itertools.groupby(inputs, lambda x: (x.untyped_storage().data_ptr(), x.shape)):
+        batch, heads, length, size = (same := list(alike))[0].shape
+        found += same[0].new_empty(batch, length, len(same), heads, size).permute(2, 0, 3, 1, 4)
+    return found
+
+
+def _texts(weights: Tensor) -> Iterator[slice]:
+    """Yield the texts of (B, H, T, S) whose weights fit the cache, one at least."""
+    step = max(1, BLOCK // weights[0].numel())
+    for start in range(0, len(weights), step):
+        yield slice(start, start + step)
+
+
+def _of(bias: Tensor, rows: slice) -> Tensor:
+    return bias if len(bias) == 1 else bias[rows]
+
+
+def train_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    is_causal: bool,
+    scaling: float,
+    dropout: float,
+    text_lengths: tuple[list[int], list[int]] | None = None,
+) -> Tensor | None:
+    """scaled_dot_product_attention in training, or None where torch's fused CPU kernel does as well or better.
+
+    That one knows no dropout of the weights and no mask that is learned (T5's relative positions), and is slow for
+    short texts.
+
+    Args:
+        query: (B, H, T, E).
+        key: (B, H, S, E), as value.
+        mask: broadcast to (B, H, T, S). Bool: True where a key may be seen. Floating point: added to the scores.
+        text_lengths: B is 1, and query and key are texts of these lengths, end to end; the mask, if any, is (1, 1 or
+            H, T, S) for the longest ones.
+
+    Returns:
+        (B, T, H, E), as transformers' attention interface has it.
+    """
+    learned = mask is not None and mask.requires_grad
+    tensors = [query, key, value] if mask is None else [query, key, value, mask]
+    if query.shape[1] != key.shape[1] or not worthwhile(*tensors):
+        return None
+    length, keys, mean = query.shape[2], key.shape[2], key.shape[2]
+    if text_lengths is not None:
+        length, keys = (max(lengths) for lengths in text_lengths)
+        mean = sum(text_lengths[1]) / len(text_lengths[1])
+    hides_later = mask is None and is_causal and length > 1
+    short = not hides_later and mean <= SHORT and small_products_pay(query)
+    if not (dropout or learned or short):
+        return None
+    if mask is None:
+        mask = query.new_zeros(1, 1, length, keys) if hides_later else query.new_zeros(1, 1, 1, 1)
+        if hides_later:
+            mask += torch.full_like(mask, -math.inf).triu_(1)
+    elif mask.ndim != 4:
+        return None
+    elif mask.dtype == torch.bool:
+        if not mask.any(-1).all():  # torch gives such a query a context of 0
+            return None
+        mask = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, -math.inf)
+    groups = None if text_lengths is None else grouped(*text_lengths)
+    return _Attention.apply(query, key, value, mask, scaling, dropout, groups)
