@@ -122,13 +122,16 @@ def load_pairs(
         _check_held_out(split, value)
     columns = (source_column, target_column)
     raw: dict[str, Iterable[Row]]
+    paths = _paths(source)
+    if paths is not None or str(source).startswith(("cldr:", "jupyterlab:")):
+        refuse_hub_options(source, config_name, revision)
     if isinstance(source, str) and source.startswith("cldr:"):
         raw, provenance = _cldr(source, held_out, train_size, seed)
         held_out = {split: None if raw[split] else 0 for split in held_out}
         raw = {split: rows for split, rows in raw.items() if rows}
     elif isinstance(source, str) and source.startswith("jupyterlab:"):
         raw, provenance = _jupyterlab(source)
-    elif (paths := _paths(source)) is not None:
+    elif paths is not None:
         raw = {"train": read_files(paths, *columns)}
         name = ", ".join(path.name for path in paths)
         description = f"Sentence pairs from {name}."
@@ -338,6 +341,13 @@ def _hub(
     return raw, hub_provenance(source, splits, revision, licence, languages)
 
 
+def refuse_hub_options(source: Any, config_name: str | None, revision: str | None) -> None:
+    """Refuse what chooses among the forms of a data set on the Hub where the data is none."""
+    for name, value in {"data_config (config_name)": config_name, "data_revision (revision)": revision}.items():
+        if value is not None:
+            raise ValueError(f"{name}={value!r} is for a data set on the Hub; {source} is none: leave it out")
+
+
 def open_hub(source: str, config_name: str | None, revision: str | None, built_in: str) -> DatasetDict:
     """Open a data set on the Hub, or a folder of files or of `save_to_disk`, where a set without splits is `train`.
 
@@ -347,8 +357,11 @@ def open_hub(source: str, config_name: str | None, revision: str | None, built_i
     Raises:
         ValueError: it cannot be opened, or has no split `train`.
     """
+    saved = all((Path(source) / name).is_file() for name in ("state.json", "dataset_info.json"))  # by save_to_disk
+    if Path(source).is_dir():
+        refuse_hub_options(source, config_name if saved else None, revision)
     try:
-        if all((Path(source) / name).is_file() for name in ("state.json", "dataset_info.json")):  # of save_to_disk
+        if saved:
             splits = DatasetDict({"train": load_from_disk(source)})
         else:
             splits = load_dataset(source, config_name, revision=revision)

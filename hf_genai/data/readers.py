@@ -175,6 +175,8 @@ def _named(source_column: str, target_column: str) -> tuple[tuple[str, str], tup
 
 
 def _find(name: str, argument: str, columns: Sequence[str], where: str) -> str:
+    if columns.count(name) > 1:
+        raise ValueError(f"{argument}={name!r}: several columns of {where} are called so")
     if name in columns:
         return name
     fields = [column for column in columns if column.endswith(f".{name}")]

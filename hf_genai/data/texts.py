@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_dataset
+import pandas as pd
+from datasets import Dataset, Features, Value, load_dataset
 
 from .built_in import MAKERS, load_built_in
-from .pairs import Provenance, hub_provenance, open_hub
+from .pairs import Provenance, hub_provenance, open_hub, refuse_hub_options
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ def load_texts(
     source: str | Path | Sequence[str | Path] = "stdlib:prose",
     *,
     columns: Sequence[str] = ("text",),
+    optional: Sequence[str] = (),
     key: str | None = None,
     validation: float | str | Path = 0.05,
     test: float | str | Path = 0.05,
@@ -77,6 +79,7 @@ def load_texts(
               are the texts; each also as .gz;
             - the name of a dataset on the Hub, or a folder that `datasets` reads.
         columns: that each row must have; others are dropped.
+        optional: columns that are kept where a split has them.
         key: the column that says what a row is: no key is in two splits. None: the first of `columns`.
         validation, test: a share of the rows (0: none), held out by a hash of the key; or a file, or a split of a
             dataset on the Hub.
@@ -99,6 +102,7 @@ def load_texts(
     if max_rows is not None and max_rows < 1:
         raise ValueError(f"max_rows must be at least 1, not {max_rows}")
     if isinstance(source, str) and source.startswith(("stdlib:", "cldr:")):
+        refuse_hub_options(source, config_name, revision)
         rows, provenance = load_built_in(source)
         raw = {"train": rows}
     else:
@@ -123,7 +127,15 @@ def load_texts(
                 f"{provenance.name}, {split}: no column {', '.join(sorted(missing))}; columns found:"
                 f" {', '.join(raw[split].column_names)}"
             )
-        kept[split] = _judge(raw[split].select_columns(list(dict.fromkeys([*columns, key]))), key, split, data)
+        for name in columns:
+            if str(getattr(raw[split].features[name], "dtype", "")).startswith(("timestamp", "date", "time")):
+                raise ValueError(
+                    f"{provenance.name}, {split}: column {name} was read as times, and how they were written is lost"
+                    " (of .json and .jsonl, a column of nothing but ISO dates is); give them as texts, in .csv, .tsv"
+                    " or .parquet"
+                )
+        wanted_columns = dict.fromkeys([*columns, key, *(set(optional) & set(raw[split].column_names))])
+        kept[split] = _judge(raw[split].select_columns(list(wanted_columns)), key, split, data)
     kept |= _hold_out(kept["train"], key, wanted)
     seen: set[bytes] = set()
     for split in reversed(SPLITS):  # what is tested on is not trained on
@@ -134,7 +146,7 @@ def load_texts(
             data.left_out.setdefault(split, Counter())["held_out"] += len(keys) - len(places)
             rows = rows.select(places)
         seen.update(keys)
-        kept[split] = rows.select_columns(columns)
+        kept[split] = rows.select_columns([*columns, *(name for name in optional if name in rows.column_names)])
     if max_rows is not None and len(kept["train"]) > max_rows:
         kept["train"] = kept["train"].shuffle(seed=seed).select(range(max_rows))
     if not len(kept["train"]):
@@ -218,11 +230,13 @@ def _read(source: Any, config_name, revision, licence, languages) -> tuple[dict[
                 f"expected files of one kind, ending in {', '.join(READERS)} (or these and .gz); got"
                 f" {', '.join(map(str, files)) or 'none'}"
             )
+        refuse_hub_options(", ".join(map(str, files)), config_name, revision)
         (kind,) = kinds
         try:
-            rows = load_dataset(
-                READERS[kind], data_files=[str(path) for path in paths], split="train", **_OPTIONS.get(kind, {})
-            )
+            options = dict(_OPTIONS.get(kind, {}))
+            if READERS[kind] == "csv":
+                options["features"] = Features(dict.fromkeys(_csv_columns(paths[0], options), Value("string")))
+            rows = load_dataset(READERS[kind], data_files=[str(path) for path in paths], split="train", **options)
         except Exception as error:  # whatever the reader raises; the reason is often in what it wraps
             reason = error.__cause__ or error
             raise ValueError(f"{', '.join(map(str, paths))} could not be read: {reason}") from error
@@ -236,6 +250,19 @@ def _read(source: Any, config_name, revision, licence, languages) -> tuple[dict[
         )
     splits = open_hub(str(source), config_name, revision, ", ".join(MAKERS))
     return dict(splits), hub_provenance(str(source), splits, revision, licence, languages)
+
+
+def _csv_columns(path: Path, options: dict[str, Any]) -> list[str]:
+    """Return the names of a file's columns, all of which are read as texts: a label 01 is not the number 1.
+
+    Raises:
+        ValueError: a name that stands there twice, or a first row with more fields than names, which a reader left to
+            itself moves by one column.
+    """
+    names = pd.read_csv(path, header=None, nrows=2, dtype=str, **options).iloc[0].dropna()
+    if twice := sorted(set(names[names.duplicated()])):
+        raise ValueError(f"several columns are called {', '.join(twice)}")
+    return list(pd.read_csv(path, nrows=0, **options).columns)
 
 
 def _kind(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Classification: a label, or several, for a whole text."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +11,11 @@ from transformers import PreTrainedTokenizerBase
 def label_names(labels: Sequence[Any]) -> list[str]:
     """Return the names of all labels in a column, sorted: of single ones, or of lists where texts have several.
 
-    Numbers are sorted as such: where they go from 0 to n - 1, each is the number that the model gives its class.
+    Whole numbers are sorted as such: where they go from 0 to n - 1, each is the number that the model gives its class.
     """
-    names = {name for label in labels for name in (label if isinstance(label, (list, tuple)) else [label])}
-    return [str(name) for name in sorted(names, key=None if all(isinstance(name, int) for name in names) else str)]
+    names = {str(name) for label in labels for name in (label if isinstance(label, (list, tuple)) else [label])}
+    numbers = all(re.fullmatch(r"-?\d+", name) for name in names)
+    return sorted(names, key=lambda name: (int(name) if numbers else 0, name))
 
 
 def tokenize_texts(

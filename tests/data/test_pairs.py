@@ -185,6 +185,7 @@ def test_malformed_files_are_named_with_their_line(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"config_name": "en"}, r"data_config \(config_name\)='en' is for a data set on the Hub; .*a.csv is none"),
         ({"source_column": "src"}, r"source_column='src' is not a column of .*a.csv; columns found: source, target"),
         ({"validation": 1.5}, "validation must be a number of pairs, a share"),
         ({"test": -1}, "test must be a number of pairs"),

@@ -73,6 +73,7 @@ def test_fewer_rows_are_drawn_by_the_seed(tmp_path):
         ({"source": "stdlib:poems"}, "known: stdlib:prose, stdlib:code"),
         ({"source": "nowhere.csv"}, "no such file: nowhere.csv"),
         ({"columns": ["text", "label"]}, "no column label; columns found: text"),
+        ({"revision": "main"}, "data_revision .* is for a data set on the Hub; stdlib:prose is none"),
         ({"validation": 1.5}, "validation must be a share"),
         ({"source": ["a.csv", "b.parquet"]}, "no such file"),
     ],
@@ -127,6 +128,18 @@ def test_files_are_read_as_they_stand(tmp_path):
         assert str(tmp_path) not in str(data.provenance)
 
 
+def test_values_of_a_table_stay_as_they_are_written(tmp_path):
+    content = "text,label,empty\n007,01,\n1.50,true,\nword,1e3,\n"
+    (tmp_path / "rows.csv").write_text(content)
+    (tmp_path / "rows.tsv").write_text(content.replace(",", "\t"))
+    (tmp_path / "rows.csv.gz").write_bytes(gzip.compress(content.encode()))
+    for name in ("rows.csv", "rows.tsv", "rows.csv.gz"):
+        data = load_texts(tmp_path / name, columns=["text", "label", "empty"], validation=0, test=0)
+        assert data.train["text"][:] == ["007", "1.50", "word"]
+        assert data.train["label"][:] == ["01", "true", "1e3"]
+        assert data.train["empty"][:] == [None] * 3
+
+
 def test_white_space_hides_no_text_of_another_split(tmp_path):
     (tmp_path / "rows.txt").write_text("one\n\ntwo")
     (tmp_path / "held_out.txt").write_text("three\n\ntwo\n")  # the last paragraph with the end of its line
@@ -139,6 +152,16 @@ def test_white_space_hides_no_text_of_another_split(tmp_path):
     ("name", "content", "options", "message"),
     [
         ("rows.csv", b"text,label\na,b\nc,d,e\n", {}, "Expected 2 fields in line 3, saw 3"),
+        ("rows.csv", b"text\nhello, you\nbye, you\n", {}, "rows.csv could not be read: .*Expected 1 fields in line 2"),
+        ("rows.csv", b"text,label,text\na,b,c\n", {}, "several columns are called text"),
+        ("rows.csv", b"", {}, "rows.csv could not be read: No columns"),
+        ("rows.jsonl", b'{"text": "2024-01-05"}\n{"text": "2024-02-06"}\n', {}, "column text was read as times"),
+        (
+            "rows.txt",
+            b"a\n\nb",
+            {"config_name": "en"},
+            r"data_config \(config_name\)='en' is for a data set on the Hub",
+        ),
         ("rows.txt", b"n\xe9", {}, "rows.txt could not be read: 'utf-8' codec can't decode byte 0xe9"),
         ("rows", b"a", {}, "ending in .csv, .*; got .*rows"),
         ("rows.txt", b"a\n\nb", {"max_rows": 0}, "max_rows must be at least 1, not 0"),
