@@ -18,30 +18,33 @@ LONGEST_ANSWER = 40
 
 
 def from_squad(dataset: Dataset) -> Dataset:
-    """Return rows in the form of SQuAD with columns answer and answer_start in place of answers.
+    """Return rows in the form of SQuAD with columns answer, answer_start and reference_answers in place of answers.
 
     That is {"text": [...], "answer_start": [...]}, or a list of {"text": ..., "answer_start": ...}: of several answers
-    the first counts. Questions without an answer (SQuAD 2) are left out, and counted in a warning. Other rows are
-    returned as they are.
+    the first is learned, and the texts of all are what an answer is compared with. Questions without an answer (SQuAD
+    2) are left out, and counted in a warning. Other rows are returned as they are.
 
     Reference: Rajpurkar et al. (2016), arXiv:1606.05250; (2018), arXiv:1806.03822.
     """
     if "answers" not in dataset.column_names or "answer" in dataset.column_names:
         return dataset
 
-    def first(answers: Any) -> tuple[str, int] | None:
+    def pairs(answers: Any) -> list[tuple[str, int]]:
         if isinstance(answers, list):
-            return (answers[0]["text"], answers[0]["answer_start"]) if answers else None
-        texts, starts = (answers or {}).get("text"), (answers or {}).get("answer_start")
-        return (texts[0], starts[0]) if texts and starts else None
+            return [(answer["text"], answer["answer_start"]) for answer in answers]
+        return list(zip(*((answers or {}).get(name) or () for name in ("text", "answer_start")), strict=False))
 
-    answered = dataset.filter(lambda batch: [first(answers) is not None for answers in batch["answers"]], batched=True)
+    answered = dataset.filter(lambda batch: [bool(pairs(answers)) for answers in batch["answers"]], batched=True)
     if left_out := len(dataset) - len(answered):
         logger.warning("%d of %d questions have no answer, and are left out", left_out, len(dataset))
 
     def columns(batch: dict[str, list]) -> dict[str, list]:
-        found = [answer for answer in map(first, batch["answers"]) if answer]
-        return {"answer": [text for text, _ in found], "answer_start": [start for _, start in found]}
+        found = [pairs(answers) for answers in batch["answers"]]
+        return {
+            "answer": [answers[0][0] for answers in found],
+            "answer_start": [answers[0][1] for answers in found],
+            "reference_answers": [[text for text, _ in answers] for answers in found],
+        }
 
     return answered.map(columns, batched=True, remove_columns="answers")
 

@@ -45,7 +45,8 @@ def pipeline_usage(
     Args:
         task: the model's pipeline tag.
         samples: what was given, expected and found.
-        example: a row of the data, where more than a text is given: a question with its context, or messages.
+        example: a row of the data, where more than a text is given: a question with its context, messages, or a text
+            that may have several labels.
     """
     calls = {
         "text-generation": ("transformers", "model({given}, max_new_tokens=20, do_sample=False)[0]['generated_text']"),
@@ -64,6 +65,9 @@ def pipeline_usage(
         if example is None:
             return None
         given = f"question={example['question']!r}, context={example['context']!r}"
+    elif task == "text-classification" and example is not None:
+        given = repr(example["text"][:60].strip())
+        call = "[row for row in model({given}, top_k=None) if row['score'] > 0.5]"
     elif example is not None and "messages" in example:
         given, call = repr(example["messages"]), call + "[-1]['content']"
     else:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datasets import ClassLabel, Dataset, Features, List, Value
+from pyarrow import ArrowInvalid
 from transformers import TrainingArguments
 
 from ..cards import CardData
@@ -130,6 +131,7 @@ def load_rows(data: TaskArguments, seed: int) -> TextData:
     loaded = load_texts(
         (data.data[0] if len(data.data) == 1 else data.data) or task.built_in,
         columns=names,
+        optional=task.optional_columns,
         key=names[1] if data.task == "qa" else names[0],  # questions about one text stay together
         validation=number_or_text(data.validation_data),
         test=number_or_text(data.test_data),
@@ -144,9 +146,19 @@ def load_rows(data: TaskArguments, seed: int) -> TextData:
     for split in ("train", "validation", "test"):
         rows = getattr(loaded, split)
         if not len(rows):
-            raise ValueError(f"{split}: no row is left; the recipe trains, chooses and scores on all three splits")
+            setting = "data" if split == "train" else f"{split}_data"
+            raise ValueError(
+                f"{split}: no row is left (of {getattr(data, setting)}); the recipe trains, chooses and scores on all"
+                f" three splits: give --{setting} a larger share or a file"
+            )
         mapping = {old: new for old, new in zip(names, task.columns, strict=True) if old != new}
         rows = _with_class_names(rows.rename_columns(mapping))
+        if "answer_start" in task.columns and rows.features["answer_start"].dtype == "string":  # as a .csv has it
+            try:
+                rows = rows.cast_column("answer_start", Value("int64"))
+            except ArrowInvalid as error:
+                place = data.columns.get("answer_start", "answer_start")
+                raise ValueError(f"{loaded.provenance.name}, {split}: column {place}: {error}") from error
         for column in task.columns:
             _check_column(
                 rows, column, f"{loaded.provenance.name}, {split}: column {data.columns.get(column, column)}"

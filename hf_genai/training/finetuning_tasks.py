@@ -5,10 +5,7 @@ and knows the baseline to beat. Accuracies, exact match and F1 are 0 to 1, ROUGE
 """
 
 import math
-import re
-import string
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +20,7 @@ from transformers import (
 
 from ..data.packing import pack
 from ..evaluation.baselines import first_sentence, majority, most_frequent_tags, unigram_loss
+from ..evaluation.task_scores import Scores, answer_scores, macro_f1, rouge, rouge_scorer
 from ..objectives.causal_lm import CausalLMCollator
 from ..objectives.classification import label_names, tokenize_texts
 from ..objectives.dialogue import as_messages, recent_turns, tokenize_dialogues
@@ -30,11 +28,9 @@ from ..objectives.question_answering import LONGEST_ANSWER, best_answers, from_s
 from ..objectives.tagging import tokenize_words
 from .loop import evaluate
 
-Scores = dict[str, float]
 Samples = list[tuple[Any, ...]]
 # outputs that a causal or an encoder-decoder model has beside its logits
 UNSCORED = ["past_key_values", "encoder_last_hidden_state", "hidden_states", "attentions"]
-ROUGE = ["rouge1", "rouge2", "rougeL"]
 
 
 class Task(ABC):
@@ -42,6 +38,7 @@ class Task(ABC):
 
     auto_class = ""
     columns: tuple[str, ...] = ()
+    optional_columns: tuple[str, ...] = ()
     reshape: Callable[[Dataset], Dataset] | None = None  # makes columns of another common form
     built_in = ""
     main_metric = ""
@@ -120,6 +117,9 @@ class Classification(Task):
         shown = zip(texts["text"][:5], map(str, texts["label"][:5]), names, strict=True)
         return {"accuracy": float(right.all(-1).mean() if labels.ndim == 2 else right.mean()), "f1": f1}, list(shown)
 
+    def example(self, texts: Dataset) -> dict[str, Any] | None:
+        return texts[0] if isinstance(texts[0]["label"], list) else None  # of several labels a pipeline shows the best
+
     def _name(self, guess: Any) -> str:
         if np.ndim(guess):
             return str([name for name, own in zip(self.names, guess, strict=True) if own])
@@ -178,6 +178,7 @@ class QuestionAnswering(Task):
 
     auto_class, built_in = "AutoModelForQuestionAnswering", "stdlib:calls"
     columns = ("question", "context", "answer", "answer_start")
+    optional_columns = ("reference_answers",)
     reshape = staticmethod(from_squad)
     main_metric, pipeline_tag = "f1", "question-answering"
     label_names = ("start_positions", "end_positions")
@@ -199,14 +200,18 @@ class QuestionAnswering(Task):
         )
         found = [row[0].text if row else "" for row in answers]
         samples = list(zip(texts["question"][:5], texts["answer"][:5], found[:5], strict=True))
-        return answer_scores(found, texts["answer"][:]), samples
+        return answer_scores(found, self._references(texts)), samples
+
+    def _references(self, texts: Dataset) -> list[list[str]]:
+        several = self.optional_columns[0]
+        return texts[several][:] if several in texts.column_names else [[answer] for answer in texts["answer"]]
 
     def example(self, texts: Dataset) -> dict[str, Any]:
         return min(texts.select(range(min(50, len(texts)))), key=lambda row: len(row["context"]))
 
     def baselines(self, train: Dataset, texts: Dataset) -> dict[str, Scores]:
         first = [first_sentence(context) for context in texts["context"]]
-        return {"first sentence of the text": answer_scores(first, texts["answer"][:])}
+        return {"first sentence of the text": answer_scores(first, self._references(texts))}
 
 
 class Summarisation(Task):
@@ -353,50 +358,3 @@ def loss_of(trainer: Any, rows: Dataset) -> Scores:
     size = trainer.args.per_device_eval_batch_size
     loss = evaluate(trainer.model, trainer.accelerator, rows, trainer.data_collator, size)
     return {"loss": loss, "perplexity": math.exp(min(loss, 50))}
-
-
-def macro_f1(guesses: np.ndarray, labels: np.ndarray, number: int) -> float:
-    """Return the mean over all classes of F1, of those that occur or are guessed."""
-    if labels.ndim == 1:
-        guesses, labels = np.eye(number, dtype=bool)[guesses], np.eye(number, dtype=bool)[labels]
-    guesses, labels = guesses.astype(bool), labels.astype(bool)
-    hits, both = (guesses & labels).sum(0), guesses.sum(0) + labels.sum(0)
-    return float((2 * hits[both > 0] / both[both > 0]).mean())
-
-
-def _plain(text: str) -> list[str]:
-    text = "".join(" " if mark in string.punctuation else mark for mark in text.lower())
-    return re.sub(r"\b(a|an|the)\b", " ", text).split()
-
-
-def answer_scores(found: Sequence[str], expected: Sequence[str]) -> Scores:
-    """Return exact match and F1 over words, without case, punctuation and articles.
-
-    Reference: Rajpurkar et al. (2016), arXiv:1606.05250, section 6.1.
-    """
-    exact, f1 = [], []
-    for own, right in zip(found, expected, strict=True):
-        one, two = _plain(own), _plain(right)
-        exact.append(one == two)
-        shared = sum((Counter(one) & Counter(two)).values())
-        f1.append(2 * shared / (len(one) + len(two)) if one and two else float(one == two))
-    return {"exact_match": float(np.mean(exact)), "f1": float(np.mean(f1))}
-
-
-def rouge(found: Sequence[str], expected: Sequence[str]) -> Scores:
-    """Return ROUGE-1, -2 and -L, F-measure, 0 to 100.
-
-    Reference: Lin (2004), "ROUGE: A Package for Automatic Evaluation of Summaries".
-    """
-    scorer = rouge_scorer()
-    rows = [scorer.score(right, own) for own, right in zip(found, expected, strict=True)]
-    return {kind: 100 * float(np.mean([row[kind].fmeasure for row in rows])) for kind in ROUGE}
-
-
-def rouge_scorer() -> Any:
-    """Return what scores ROUGE, or raise ImportError, naming the extra."""
-    try:
-        from rouge_score.rouge_scorer import RougeScorer
-    except ImportError as error:
-        raise ImportError("ROUGE needs rouge-score: pip install 'hf_genai[eval]'") from error
-    return RougeScorer(ROUGE, use_stemmer=True)

@@ -18,8 +18,9 @@ import hf_genai
 from hf_genai import conversion
 from hf_genai.data import train_tokenizer
 from hf_genai.data.built_in import MAKERS, load_built_in
+from hf_genai.evaluation.task_scores import answer_scores, macro_f1, rouge
 from hf_genai.training.finetuning import load_rows, parse_finetune_arguments
-from hf_genai.training.finetuning_tasks import TASKS, answer_scores, macro_f1, rouge
+from hf_genai.training.finetuning_tasks import TASKS
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs" / "finetune_text"
 recipe = importlib.import_module("recipes.finetune_text")
@@ -112,6 +113,32 @@ def test_questions_may_have_the_form_of_squad(form, tmp_path, caplog):
     assert len(found) == 29 and "1 of 30 questions have no answer" in caplog.text
     for row in found:
         assert row["context"][row["answer_start"] :] == row["answer"]
+        assert row["reference_answers"] == [row["answer"], "at"]
+
+
+def test_an_answer_is_scored_by_the_nearest_reference_and_places_may_come_from_a_table(tmp_path):
+    rows = "".join(f"where {number}?,dogs at p{number},p{number},8\n" for number in range(30))
+    (tmp_path / "rows.csv").write_text(f"question,context,answer,answer_start\n{rows}")
+    arguments = [
+        "--task",
+        "qa",
+        "--data",
+        str(tmp_path / "rows.csv"),
+        "--validation_data",
+        "0.3",
+        "--test_data",
+        "0.3",
+    ]
+    parsed = parse_finetune_arguments([*arguments, "--model", "{model_type: genai_bert}", "--output_dir", "unused"])
+    test = load_rows(parsed.data, seed=0).test
+    assert test["answer_start"][0] == 8
+    task = TASKS["qa"](parsed, None)
+    assert task.baselines(test, test)["first sentence of the text"]["exact_match"] == 0
+    several = test.add_column("reference_answers", [[row["answer"], row["context"]] for row in test])
+    assert task.baselines(several, several)["first sentence of the text"]["exact_match"] == 1
+    (tmp_path / "rows.csv").write_text(f"question,context,answer,answer_start\n{rows.replace(',8', ',8th')}")
+    with pytest.raises(ValueError, match="column answer_start: .*8th"):
+        load_rows(parsed.data, seed=0)
 
 
 # what transformers' own classes save: the tokenizer's words fit, and one model has no padding token
@@ -272,9 +299,18 @@ def test_classes_may_be_numbers_and_are_called_what_the_data_set_calls_them(tmp_
     assert AutoConfig.from_pretrained(tmp_path / "named").id2label == {0: "noun", 1: "x"}
     assert set(results["samples"][0][1].split()) == {"x", "noun"}
 
+    (tmp_path / "labels.csv").write_text(
+        "text,label\n" + "".join(f"{row['text']},{n % 11:03}\n" for n, row in enumerate(rows_of("code")))
+    )
+    run("classification", tmp_path / "written", "--data", str(tmp_path / "labels.csv"))
+    assert AutoConfig.from_pretrained(tmp_path / "written").id2label == {
+        number: f"{number:03}" for number in range(11)
+    }
+
     several = [{"text": row["text"], "label": list(range(n % 12))} for n, row in enumerate(rows_of("code"))]
     run("classification", tmp_path / "several", "--test_data", "0.1", "--validation_data", "0.1", rows=several)
     assert AutoConfig.from_pretrained(tmp_path / "several").id2label == {number: str(number) for number in range(11)}
+    assert "top_k=None) if row['score'] > 0.5" in (tmp_path / "several" / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize(
@@ -284,7 +320,7 @@ def test_classes_may_be_numbers_and_are_called_what_the_data_set_calls_them(tmp_
         (["--columns", "{body: review}"], "body is no column of classification, which has text, label"),
         (["--columns", "{text: review}"], "no column review; columns found"),
         (["--model", "null"], "not neither"),
-        (["--test_data", "0"], "test: no row is left"),
+        (["--test_data", "0"], "test: no row is left .* give --test_data a larger share"),
         (["--max_length", "0"], "max_length must be at least 2, not 0"),
         (["--num_train_epochs", "-1"], "num_train_epochs must be at least 0, not -1"),
         (["--per_device_train_batch_size", "0"], "per_device_train_batch_size must be at least 1, not 0"),
@@ -403,7 +439,11 @@ def test_every_task_has_built_in_rows():
 
 
 def test_scores_are_those_of_the_papers_definitions():
-    assert answer_scores(["The Cat!", "a dog"], ["cat", "big dog"]) == {"exact_match": 0.5, "f1": pytest.approx(5 / 6)}
+    assert answer_scores(["The Cat!", "a dog"], [["cat"], ["big dog"]]) == {
+        "exact_match": 0.5,
+        "f1": pytest.approx(5 / 6),
+    }
+    assert answer_scores(["a dog"], [["big dog", "dog"]]) == {"exact_match": 1.0, "f1": 1.0}  # the nearest reference
     assert macro_f1(np.array([0, 0, 1]), np.array([0, 1, 1]), 3) == pytest.approx(2 / 3)
     assert macro_f1(np.array([[1, 0]]), np.array([[1, 1]]), 2) == pytest.approx(0.5)
     assert rouge(["the cat sat"], ["the cat"])["rouge1"] == pytest.approx(80)
