@@ -95,6 +95,23 @@ def test_a_plain_trainer_evaluates_the_loss(family, tmp_path):
     assert found == pytest.approx(model(**batch).loss.item(), rel=1e-5)
 
 
+@each_that(lambda case: case.kind in ("sequence", "choice", "relation", "pretraining"))
+def test_trainer_adds_up_gradients_of_several_batches_to_those_of_one(case, tmp_path):
+    batch = case.batch(labels=True)
+    rows = [{name: values[place] for name, values in batch.items()} for place in (0, 1)]
+    found = []
+    for size in (2, 1):
+        arguments = transformers.TrainingArguments(
+            tmp_path,
+            **{"per_device_train_batch_size": size, "gradient_accumulation_steps": 2 // size, "max_steps": 1},
+            **{"logging_steps": 1, "save_strategy": "no", "report_to": "none", "use_cpu": True},
+        )
+        trainer = transformers.Trainer(case.model(), arguments, train_dataset=rows)
+        trainer.train()
+        found.append([trainer.state.log_history[0][name] for name in ("loss", "grad_norm")])
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
+
+
 @each
 def test_every_parameter_gets_a_gradient(case):
     model = case.loud_model().train()

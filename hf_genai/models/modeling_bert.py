@@ -183,6 +183,8 @@ class GenaiBertForPreTraining(GenaiBertLanguageModel):
     Reference: Devlin et al. (2019), arXiv:1810.04805, section 3.1, tasks 1 and 2.
     """
 
+    accepts_loss_kwargs = False  # a mean over rows, which Trainer divides by the batches that it accumulates
+
     def __init__(self, config: GenaiBertConfig):
         super().__init__(config, pooled=True)
         self.seq_relationship = nn.Linear(config.hidden_size, 2)
@@ -235,6 +237,8 @@ class GenaiBertClassifier(GenaiBertPreTrainedModel):
 
 class GenaiBertForSequenceClassification(GenaiBertClassifier):
     """A label, several labels or a number for the whole text (`config.problem_type`)."""
+
+    accepts_loss_kwargs = False  # a mean over rows, which Trainer divides by the batches that it accumulates
 
     def __init__(self, config: GenaiBertConfig):
         super().__init__(config, config.num_labels, pooled=True)
@@ -324,6 +328,8 @@ class GenaiBertForQuestionAnswering(GenaiBertPreTrainedModel):
 class GenaiBertForMultipleChoice(GenaiBertClassifier):
     """Which of several texts, usually continuations of one, is right."""
 
+    accepts_loss_kwargs = False  # a mean over rows, which Trainer divides by the batches that it accumulates
+
     def __init__(self, config: GenaiBertConfig):
         super().__init__(config, 1, pooled=True)
 
@@ -350,6 +356,8 @@ class GenaiBertForMultipleChoice(GenaiBertClassifier):
 
 class GenaiBertForNextSentencePrediction(GenaiBertPreTrainedModel):
     """Whether the second of two sentences follows the first (Devlin et al. 2019, section 3.1, task 2)."""
+
+    accepts_loss_kwargs = False  # a mean over rows, which Trainer divides by the batches that it accumulates
 
     def __init__(self, config: GenaiBertConfig):
         super().__init__(config)

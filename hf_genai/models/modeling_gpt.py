@@ -156,6 +156,8 @@ class GenaiGPTForCausalLM(LanguageModelHead, GenaiGPTPreTrainedModel, Generation
 class GenaiGPTForSequenceClassification(GenaiGPTPreTrainedModel):
     """A label, several labels or a number for the whole text (`config.problem_type`), from its last token."""
 
+    accepts_loss_kwargs = False  # a mean over rows, which Trainer divides by the batches that it accumulates
+
     def __init__(self, config: GenaiGPTConfig):
         super().__init__(config)
         self.num_labels = config.num_labels

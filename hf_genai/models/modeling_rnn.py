@@ -304,6 +304,8 @@ class GenaiRNNClassifier(GenaiRNNPreTrainedModel):
 class GenaiRNNForSequenceClassification(GenaiRNNClassifier):
     """Many to one: a label, several labels or a number for the whole text (`config.problem_type`)."""
 
+    accepts_loss_kwargs = False  # a mean over rows, which Trainer divides by the batches that it accumulates
+
     @can_return_tuple
     def forward(
         self,

@@ -266,6 +266,8 @@ class GenaiT5ForSequenceClassification(GenaiT5PreTrainedModel):
     token, as in BART. Where the text comes as inputs_embeds, that is taken to be the last real token of each row.
     """
 
+    accepts_loss_kwargs = False  # a mean over rows, which Trainer divides by the batches that it accumulates
+
     def __init__(self, config: GenaiT5Config):
         super().__init__(config)
         self.num_labels = config.num_labels
