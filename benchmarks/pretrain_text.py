@@ -25,7 +25,8 @@ from train_transformers import check_equal, our_bert, our_gpt, our_t5
 from hf_genai.data import train_tokenizer
 from hf_genai.data.texts import load_texts
 from hf_genai.training import loop
-from hf_genai.training.pretraining import make_collator, make_rows, parse_pretrain_arguments, special_tokens
+from hf_genai.training.pretraining import make_collator, make_rows, parse_pretrain_arguments
+from hf_genai.training.pretraining_tokenizer import special_tokens
 
 VOCABULARY, LENGTH = 8192, 128
 SENTENCES, ROWS, POOL = 96, 16, 20  # of a batch; batches among which lengths are sorted

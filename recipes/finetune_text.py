@@ -18,6 +18,7 @@ import time
 
 import torch
 import transformers
+from accelerate.utils import broadcast_object_list
 from transformers import AutoConfig, AutoTokenizer, Trainer, set_seed
 
 import hf_genai
@@ -35,14 +36,14 @@ from hf_genai.training.finetuning import (
 )
 from hf_genai.training.finetuning_tasks import TASKS
 from hf_genai.training.launch import check_launch
-from hf_genai.training.model_config import build_config, check_model_type
+from hf_genai.training.model_config import build_config, check_model_type, set_generation
 from hf_genai.training.results import facts_of_run, training_dtype, write_json
 from hf_genai.training.trainer import StopOnSignal, TrainingInterrupted
 
 
-def make_tokenizer(arguments, texts):
-    """Return the tokenizer that is named, the model's, or one trained on the texts."""
-    name = arguments.model.tokenizer_name_or_path or arguments.model.model_name_or_path
+def make_tokenizer(arguments, texts, made_before: str | None):
+    """Return the tokenizer made before by this run, that named, the model's, or one trained on the texts."""
+    name = made_before or arguments.model.tokenizer_name_or_path or arguments.model.model_name_or_path
     if name:
         tokenizer = AutoTokenizer.from_pretrained(name)
         if tokenizer.pad_token is None:  # GPT-2's and Llama's; padding is never predicted and never seen
@@ -83,10 +84,14 @@ def main(argv: list[str] | None = None) -> dict:
     started = time.perf_counter()
 
     texts = load_rows(data, training.seed)
-    tokenizer = make_tokenizer(arguments, texts.train)
+    # made once, and handed to the other processes
+    tokenizer = make_tokenizer(arguments, texts.train, checkpoint) if is_main else None
+    (tokenizer,) = broadcast_object_list([tokenizer])
     task = TASKS[data.task](arguments, tokenizer)
     model = make_model(arguments, task, tokenizer, task.config(texts.train))
     check_fit(model, tokenizer, data)
+    if data.task == "summarisation" or arguments.generation.generation:
+        set_generation(model, arguments, data.max_target_length if data.task == "summarisation" else None)
     rows = tokenize_splits(task, texts)
 
     publish, training.push_to_hub = training.push_to_hub, False  # once, at the end, and not every checkpoint

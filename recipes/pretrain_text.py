@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from transformers import set_seed
 
 import hf_genai  # noqa: F401 (registers the model types)
-from hf_genai.data.texts import Values, load_texts
+from hf_genai.data.texts import load_texts
 from hf_genai.hub import push, save_for_hub
 from hf_genai.training import loop
 from hf_genai.training.card import save_unscored
@@ -33,15 +33,14 @@ from hf_genai.training.pretraining import (
     baselines,
     check_fit,
     check_texts,
-    in_turn,
     make_collator,
     make_rows,
-    make_tokenizer,
     new_model,
     parse_pretrain_arguments,
     samples,
 )
 from hf_genai.training.pretraining_card import card_of_pretraining
+from hf_genai.training.pretraining_tokenizer import in_turn, make_tokenizer
 from hf_genai.training.results import facts_of_run, write_json
 from hf_genai.training.trainer import TrainingInterrupted
 
@@ -79,7 +78,7 @@ def main(argv: list[str] | None = None) -> dict:
     check_texts(texts.train, data.text_column)
     if not len(texts.validation):
         raise ValueError(f"validation_data ({data.validation_data}) holds no text: the trained model is scored on it")
-    tokenizer = make_tokenizer(arguments, Values(texts.train, data.text_column))
+    tokenizer = make_tokenizer(arguments, texts.train)
     model = new_model(arguments, tokenizer)  # before the rows, which may take hours: what is wrong with it comes out
     check_fit(model, tokenizer, arguments)
     collate, model_class = make_collator(arguments, tokenizer), type(model)

@@ -16,10 +16,11 @@ import sys
 import time
 
 import torch
+from accelerate.utils import broadcast_object_list
 from transformers import AutoModelForSeq2SeqLM, EarlyStoppingCallback, set_seed
 
 import hf_genai  # noqa: F401 (registers the model types)
-from hf_genai.data import load_pairs, load_tokenizers, save_tokenizers, train_tokenizer
+from hf_genai.data import load_pairs, load_tokenizers, train_tokenizer
 from hf_genai.hub import push, save_for_hub
 from hf_genai.objectives.seq2seq import Seq2SeqCollator, check_vocabulary, tokenize_pairs
 from hf_genai.training.arguments import RecipeArguments, parse_arguments
@@ -66,10 +67,8 @@ def main(argv: list[str] | None = None) -> dict:
     started = time.perf_counter()
 
     pairs = load_pairs(**data.load_options(), seed=training.seed)
-    with training.main_process_first(local=False, desc="tokenizer"):  # the first process makes it, the others read it
-        tokenizers = make_tokenizers(arguments, pairs, made_before=checkpoint or (None if is_main else folder))
-        if is_main:
-            save_tokenizers(folder, *tokenizers)
+    # made once, and handed to the other processes: in one piece, as the two may be one
+    (tokenizers,) = broadcast_object_list([make_tokenizers(arguments, pairs, checkpoint) if is_main else None])
     source_tokenizer, target_tokenizer = tokenizers
 
     config = build_config(arguments, *tokenizers)
@@ -78,7 +77,7 @@ def main(argv: list[str] | None = None) -> dict:
         model = AutoModelForSeq2SeqLM.from_pretrained(arguments.model.model_name_or_path, config=config)
     else:
         model = AutoModelForSeq2SeqLM.from_config(config)
-    set_generation(model, arguments)
+    set_generation(model, arguments, data.max_target_length)
 
     few = pairs.validation.select(range(min(data.max_eval_samples, len(pairs.validation))))
     sets = {}

@@ -228,6 +228,7 @@ def test_accumulation_and_two_processes_train_as_one_large_batch_does(main, tmp_
 def test_a_vocabulary_smaller_than_the_ids_and_an_empty_set_are_refused(main, tmp_path):
     with pytest.raises(ValueError, match=r"model.vocab_size \(30\) is smaller"):
         main([TINY, "--output_dir", str(tmp_path / "a"), *SHORT, *SMALL, "--model.vocab_size", "30"])
+    assert not any((tmp_path / "a").iterdir())  # so that the command, put right, finds no folder of another run
     (tmp_path / "empty.csv").write_text("source,target\n")
     with pytest.raises(ValueError, match=r"empty\.csv"):
         main([TINY, "--output_dir", str(tmp_path / "b"), "--data", str(tmp_path / "empty.csv")])

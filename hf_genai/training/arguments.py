@@ -83,7 +83,7 @@ class ModelArguments:
 
 @dataclass
 class GenerationArguments:
-    """How the trained model translates; saved as its generation_config.json."""
+    """How the trained model generates; saved as its generation_config.json."""
 
     _argument_group_name = "generation"
 
@@ -122,6 +122,7 @@ class RecipeTrainingArguments(Seq2SeqTrainingArguments):
     model_license: str | None = _arg(None, "licence of the weights by its Hub name (apache-2.0), for the card")
 
     def __post_init__(self):
+        check_best_model(self)
         super().__post_init__()
         if self.early_stopping_patience is not None and self.eval_strategy == "no":
             raise ValueError(
@@ -129,6 +130,18 @@ class RecipeTrainingArguments(Seq2SeqTrainingArguments):
                 "got no; give --early_stopping_patience null to train to the end"
             )
         check_training(self)
+
+
+def check_best_model(training: TrainingArguments) -> None:
+    """Refuse to look for the best model without evaluations: TrainingArguments does, and does not say what to set.
+
+    Raises:
+        ValueError: says so.
+    """
+    if training.load_best_model_at_end and training.eval_strategy == "no":
+        raise ValueError(
+            "eval_strategy=no needs --load_best_model_at_end false: without evaluations, no model is known as the best"
+        )
 
 
 def check_training(training: TrainingArguments) -> None:
@@ -192,7 +205,7 @@ def parse_arguments(argv: Sequence[str] | None = None, description: str | None =
     values, where = parsed.given, parsed.where
     arguments = RecipeArguments(data, tokenizer, model, generation, training, values, where)
     _check_sets(data, training)
-    _check_generation(arguments)
+    check_generation(arguments)
     return arguments
 
 
@@ -209,7 +222,8 @@ def _check_sets(data: DataArguments, training: RecipeTrainingArguments) -> None:
             raise ValueError(f"{key} must be above 0, got {value}: {why}")
 
 
-def _check_generation(arguments: RecipeArguments) -> None:
+def check_generation(arguments: Any) -> None:
+    """Refuse a field that GenerationConfig does not have."""
     from transformers import GenerationConfig
 
     known = [key for key in vars(GenerationConfig()) if not key.startswith("_")]

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from ..cards import CardData
 from ..data.texts import TextData, load_texts
 from ..objectives.dialogue import as_messages
-from .arguments import check_training
+from .arguments import GenerationArguments, check_best_model, check_generation, check_training
 from .card import data_fields, flat_settings, pipeline_usage
 from .finetuning_tasks import TASKS
 from .parsing import argument, number_or_text, parse
@@ -78,6 +78,7 @@ class FineTuningArguments(TrainingArguments):
     num_threads: int = argument(1, "torch threads on a CPU; 0 leaves torch's own choice")
 
     def __post_init__(self):
+        check_best_model(self)
         super().__post_init__()
         check_training(self)
 
@@ -88,6 +89,7 @@ class FineTuneArguments:
 
     data: TaskArguments
     model: StartArguments
+    generation: GenerationArguments
     training: FineTuningArguments
     given: dict[str, Any]
     where: dict[str, str]
@@ -99,9 +101,9 @@ def parse_finetune_arguments(argv: Sequence[str] | None, description: str | None
     Raises:
         ValueError: an unknown key, or values that do not go together.
     """
-    groups = (TaskArguments, StartArguments, FineTuningArguments)
+    groups = (TaskArguments, StartArguments, GenerationArguments, FineTuningArguments)
     parsed = parse(groups, argv, description, "finetune_text.py")
-    data, model, training = parsed.groups
+    data, model, generation, training = parsed.groups
     if (model.model_name_or_path is None) == (not model.model):
         raise ValueError(
             "give model_name_or_path (a pretrained model) or model (fields of a new one), not"
@@ -116,7 +118,14 @@ def parse_finetune_arguments(argv: Sequence[str] | None, description: str | None
             f"columns: {', '.join(sorted(unknown))} is no column of {data.task}, which has"
             f" {', '.join(TASKS[data.task].columns)}"
         )
-    return FineTuneArguments(data, model, training, parsed.given, parsed.where)
+    arguments = FineTuneArguments(data, model, generation, training, parsed.given, parsed.where)
+    check_generation(arguments)
+    writes = [
+        name for name, task in TASKS.items() if task.auto_class in ("AutoModelForSeq2SeqLM", "AutoModelForCausalLM")
+    ]
+    if generation.generation and data.task not in writes:
+        raise ValueError(f"generation: nothing is generated in {data.task}, but in {', '.join(writes)}")
+    return arguments
 
 
 def load_rows(data: TaskArguments, seed: int) -> TextData:

@@ -246,8 +246,7 @@ class Summarisation(Task):
         found = generate_texts(
             *(model, self.tokenizer, texts["document"][:]),
             batch_size=trainer.args.per_device_eval_batch_size,
-            max_source_length=data.max_length,
-            max_new_tokens=data.max_target_length,
+            max_source_length=data.max_length,  # how long summaries get, the model's generation config says
         )
         samples = [
             (document[:300], summary, own)

@@ -6,7 +6,6 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from .arguments import RecipeArguments
 from .parsing import COMMAND_LINE, unknown_key
 
 
@@ -70,15 +69,21 @@ def build_config(arguments: Any, source_tokenizer: Any, target_tokenizer: Any) -
     return config
 
 
-def set_generation(model: Any, arguments: RecipeArguments) -> None:
+def set_generation(model: Any, arguments: Any, max_new_tokens: int | None) -> None:
     """Give the model the generation settings of the run, which are checked as they are when it is saved.
+
+    Args:
+        arguments: of a recipe with a mapping `generation`, and `where` each was set.
+        max_new_tokens: where the mapping has none; None keeps the model's own.
 
     Raises:
         ValueError: for a value, or two that do not go together; names the fields and where they were set.
     """
     given = arguments.generation.generation
     try:
-        model.generation_config.update(**{"max_new_tokens": arguments.data.max_target_length, **given})
+        model.generation_config.update(
+            **({} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}) | given
+        )
         model.generation_config.validate(strict=True)
     except (TypeError, ValueError) as error:
         keys = [key for key in given if re.search(rf"\b{key}\b", str(error))] or list(given)

@@ -2,17 +2,14 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from datasets import Dataset
-from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
-from ..data import train_tokenizer
 from ..data.packing import PackingReport, pack
 from ..evaluation.baselines import bigram_loss, unigram_loss
 from ..objectives import fill_in_the_middle
@@ -159,13 +156,6 @@ def parse_pretrain_arguments(argv: Sequence[str] | None, description: str | None
     return arguments
 
 
-def special_tokens(objective: str) -> list[str]:
-    """Return the tokens that an objective needs beside the usual ones."""
-    if objective == "span_corruption":
-        return [f"<extra_id_{number}>" for number in range(100)]
-    return {"mlm": ["<mask>"], "fim": list(fill_in_the_middle.TOKENS)}.get(objective, [])
-
-
 def check_texts(texts: Dataset, column: str) -> None:
     """Refuse a column of other things than texts.
 
@@ -175,36 +165,6 @@ def check_texts(texts: Dataset, column: str) -> None:
     kind = texts.features[column]
     if getattr(kind, "dtype", None) not in ("string", "large_string"):
         raise ValueError(f"text_column: column {column} must hold texts, not {kind}")
-
-
-def make_tokenizer(arguments: PretrainArguments, texts: Iterable[str]) -> PreTrainedTokenizerBase:
-    """Train a tokenizer with the tokens that the objective needs, or open the one that is named.
-
-    Raises:
-        ValueError: the named one lacks such tokens, or padding or end.
-    """
-    options, objective = arguments.tokenizer, arguments.objective.objective
-    needed = special_tokens(objective)
-    name = options.tokenizer_name_or_path or arguments.model.model_name_or_path
-    if name is None:
-        tokenizer = train_tokenizer(
-            texts, options.tokenizer_kind, options.vocab_size - len(needed), model_max_length=arguments.data.row_length
-        )
-        if objective == "mlm":
-            tokenizer.add_special_tokens({"mask_token": needed[0]})
-        elif needed:
-            tokenizer.add_tokens(needed, special_tokens=True)
-        return tokenizer
-    from transformers import AutoTokenizer
-
-    named: Any = AutoTokenizer.from_pretrained(name)
-    if named.pad_token_id is None or named.eos_token_id is None:
-        raise ValueError(f"the tokenizer of {name} must have a padding and an end token")
-    lacking = [token for token in needed if token not in named.get_vocab()]
-    if lacking and not (objective == "mlm" and named.mask_token_id is not None):
-        shown = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
-        raise ValueError(f"the tokenizer of {name} lacks {shown}, which the objective {objective} needs")
-    return named
 
 
 def make_rows(
@@ -238,16 +198,6 @@ def make_rows(
     least = 2 if kind.objective in ("span_corruption", "prefix_lm") else 1
     rows = rows.map(cut, batched=True).filter(lambda row: len(row["input_ids"]) > least)
     return rows, None
-
-
-def in_turn(texts: Dataset) -> AbstractContextManager:
-    """Return what lets the processes of a machine make rows one after another, if the texts are on disk.
-
-    There the first one leaves rows that the others find. A lock and no barrier of the processes: that would give up
-    after some minutes, and a large corpus takes hours.
-    """
-    files = texts.cache_files
-    return FileLock(f"{files[0]['filename']}.rows.lock") if files else nullcontext()
 
 
 def row_length(arguments: PretrainArguments) -> int:

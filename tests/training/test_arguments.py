@@ -3,6 +3,7 @@ import pytest
 from hf_genai import GenaiRNNConfig, GenaiRNNForConditionalGeneration
 from hf_genai.data import train_tokenizer
 from hf_genai.training.arguments import parse_arguments
+from hf_genai.training.finetuning import parse_finetune_arguments
 from hf_genai.training.model_config import build_config, set_generation
 from hf_genai.training.parsing import load_yaml
 
@@ -119,7 +120,15 @@ def test_configuration_and_revision_of_a_data_set_are_passed_on(config):
 def test_generation_settings_that_do_not_go_together_are_refused_before_training(options, message):
     model = GenaiRNNForConditionalGeneration(GenaiRNNConfig(vocab_size=16, hidden_size=8))
     with pytest.raises(ValueError, match=message):
-        set_generation(model, parse_arguments(["--output_dir", "x", *options]))
+        set_generation(model, parse_arguments(["--output_dir", "x", *options]), max_new_tokens=9)
+
+
+@pytest.mark.parametrize("parse", [parse_arguments, parse_finetune_arguments])
+def test_to_go_without_evaluation_says_what_else_to_set(parse):
+    argv = ["--output_dir", "x", "--model", "{model_type: genai_bert}", "--eval_strategy", "no"]
+    with pytest.raises(ValueError, match="eval_strategy=no needs --load_best_model_at_end false"):
+        parse([*argv, "--load_best_model_at_end", "true"])
+    assert not parse([*argv, "--load_best_model_at_end", "false"]).training.load_best_model_at_end
 
 
 def test_a_run_needs_an_output_folder(config):

@@ -188,6 +188,12 @@ def test_causal_models_and_encoder_decoders_learn_labels_tags_and_answers(task, 
     assert 0 <= results["scores"][TASKS[task].main_metric] <= 1
 
 
+def test_how_summaries_are_generated_is_an_option_and_saved_with_the_model(tmp_path):
+    run("summarisation", tmp_path / "run", "--generation.num_beams", "2", "--max_target_length", "9")
+    saved = json.loads((tmp_path / "run" / "generation_config.json").read_text())
+    assert (saved["num_beams"], saved["max_new_tokens"]) == (2, 9)
+
+
 def test_dialogues_of_plain_turns_are_scored_in_training_and_end_with_the_best_state(tmp_path):
     """The Trainer takes all arguments of a causal model with "label" in their names for labels, and has no loss."""
     rows = [{"turns": [row["messages"][0]["content"], "yes", "why?"]} for row in rows_of("dialogue")]
@@ -324,6 +330,10 @@ def test_classes_may_be_numbers_and_are_called_what_the_data_set_calls_them(tmp_
         (["--max_length", "0"], "max_length must be at least 2, not 0"),
         (["--num_train_epochs", "-1"], "num_train_epochs must be at least 0, not -1"),
         (["--per_device_train_batch_size", "0"], "per_device_train_batch_size must be at least 1, not 0"),
+        (
+            ["--generation.num_beams", "2"],
+            "nothing is generated in classification, but in summarisation, dialogue, code",
+        ),
         (["--learning_rat", "1"], "did you mean 'learning_rate'"),
         (["--model.model_type", "genai_brt"], "did you mean 'genai_bert'"),
     ],

@@ -18,13 +18,13 @@ from hf_genai.objectives.span_corruption import SpanCorruptionCollator
 from hf_genai.training.pretraining import (
     baselines,
     check_fit,
-    in_turn,
     make_rows,
     new_model,
     parse_pretrain_arguments,
     row_length,
     seen_by_the_model,
 )
+from hf_genai.training.pretraining_tokenizer import in_turn, make_tokenizer
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs" / "pretrain_text"
 SMALL = [
@@ -206,6 +206,18 @@ def test_processes_of_a_machine_go_in_turn_and_find_the_rows_that_the_first_one_
         FileLock(in_turn(held).lock_file, timeout=0).acquire()
     with in_turn(Dataset.from_dict({"text": ["a"]})), in_turn(Dataset.from_dict({"text": ["a"]})):
         pass  # each process has its own: nothing to wait for
+
+
+def test_a_tokenizer_is_trained_once_for_all_processes_of_a_machine(texts, tmp_path, monkeypatch):
+    argv = [str(CONFIGS / "bert_tiny.yaml"), "--data", texts, "--output_dir", "unused", "--vocab_size", "300"]
+    held = Dataset.from_text(texts, cache_dir=str(tmp_path / "cache"))
+    first = make_tokenizer(parse_pretrain_arguments(argv), held)
+    assert first.mask_token == "<mask>" and len(first) <= 300
+    other = make_tokenizer(parse_pretrain_arguments([*argv, "--vocab_size", "310"]), held)
+    assert len(other) > len(first)
+    monkeypatch.setattr("hf_genai.training.pretraining_tokenizer._new_tokenizer", lambda *args: 1 / 0)
+    again = make_tokenizer(parse_pretrain_arguments(argv), held)
+    assert again.get_vocab() == first.get_vocab() and again.mask_token == "<mask>"
 
 
 def test_rows_are_as_long_after_the_objective_as_asked_for(tmp_path):
