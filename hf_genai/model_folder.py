@@ -6,8 +6,8 @@ import json
 import re
 import socket
 import zipfile
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,26 +43,55 @@ def check_checkpoint(folder: str | Path) -> None:
     Raises:
         ValueError: Names the file that is missing or broken.
     """
-    import safetensors
-
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"folder ({folder}) does not exist or is not a folder")
     if (folder / "checkpoint-is-incomplete.txt").exists():
         raise ValueError(f"{folder} was not saved to its end: checkpoint-is-incomplete.txt is there")
-    for path in sorted([*folder.glob("*.json"), *folder.glob(f"{TARGET_TOKENIZER}/*.json")]):
-        _read_json(path)
-    for name in weight_files(folder):
-        try:
-            with safetensors.safe_open(folder / name, framework="np"):
-                pass
-        except safetensors.SafetensorError as error:
-            raise ValueError(f"{folder / name} is broken or cut off: {error}") from error
+    _check_files(folder, [folder / name for name in weight_files(folder)])
     for path in sorted([*folder.glob("*.pt"), *folder.glob("*.pth")]):
         if not zipfile.is_zipfile(path):  # an archive's table of contents is at its end
             raise ValueError(f"{path} is broken or cut off: the end of the archive is missing")
     if (folder / "optimizer.pt").exists() and not (folder / "trainer_state.json").exists():
         raise ValueError(f"{folder} was not saved to its end: trainer_state.json, written last, is missing")
+
+
+def _check_files(folder: Path, weights: Iterable[Path]) -> None:
+    """Refuse JSON that cannot be read, and weights whose header or length is wrong; names the file."""
+    import safetensors
+
+    for path in sorted([*folder.glob("*.json"), *folder.glob(f"{TARGET_TOKENIZER}/*.json")]):
+        _read_json(path)
+    for path in weights:
+        try:
+            with safetensors.safe_open(path, framework="np"):
+                pass
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path} is broken or cut off: {error}") from error
+
+
+@contextmanager
+def opening(*names: str | Path | None) -> Iterator[None]:
+    """Say which file is broken, or which name was not found, where a model or tokenizer cannot be opened.
+
+    Args:
+        names: folders, or names on the Hub, that are opened inside of the `with`.
+
+    Raises:
+        ValueError: Names the broken file.
+        OSError: Names what is neither a folder nor to be had from the Hub.
+    """
+    try:
+        yield
+    except Exception as error:
+        paths = [Path(name) for name in names if name]
+        for folder in filter(Path.is_dir, paths):
+            _check_files(folder, sorted(folder.glob("*.safetensors")))
+        if isinstance(error, OSError) and (elsewhere := [str(path) for path in paths if not path.is_dir()]):
+            raise OSError(
+                f"{', '.join(elsewhere)}: no folder here, and not to be had from the Hub: {error}"
+            ) from error
+        raise
 
 
 def weight_files(folder: Path) -> list[str]:

@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoTokenizer, Trainer, set_seed
 import hf_genai
 from hf_genai.data import train_tokenizer
 from hf_genai.hub import push, save_for_hub
+from hf_genai.model_folder import opening
 from hf_genai.training.card import save_unscored
 from hf_genai.training.checkpoints import checkpoint_to_resume, prepare_output_dir
 from hf_genai.training.finetuning import (
@@ -85,10 +86,11 @@ def main(argv: list[str] | None = None) -> dict:
 
     texts = load_rows(data, training.seed)
     # made once, and handed to the other processes
-    tokenizer = make_tokenizer(arguments, texts.train, checkpoint) if is_main else None
-    (tokenizer,) = broadcast_object_list([tokenizer])
-    task = TASKS[data.task](arguments, tokenizer)
-    model = make_model(arguments, task, tokenizer, task.config(texts.train))
+    with opening(arguments.model.model_name_or_path, arguments.model.tokenizer_name_or_path):
+        tokenizer = make_tokenizer(arguments, texts.train, checkpoint) if is_main else None
+        (tokenizer,) = broadcast_object_list([tokenizer])
+        task = TASKS[data.task](arguments, tokenizer)
+        model = make_model(arguments, task, tokenizer, task.config(texts.train))
     check_fit(model, tokenizer, data)
     if data.task == "summarisation" or arguments.generation.generation:
         set_generation(model, arguments, data.max_target_length if data.task == "summarisation" else None)

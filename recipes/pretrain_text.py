@@ -24,6 +24,7 @@ from transformers import set_seed
 import hf_genai  # noqa: F401 (registers the model types)
 from hf_genai.data.texts import load_texts
 from hf_genai.hub import push, save_for_hub
+from hf_genai.model_folder import opening
 from hf_genai.training import loop
 from hf_genai.training.card import save_unscored
 from hf_genai.training.checkpoints import checkpoint_to_resume, prepare_output_dir
@@ -78,8 +79,10 @@ def main(argv: list[str] | None = None) -> dict:
     check_texts(texts.train, data.text_column)
     if not len(texts.validation):
         raise ValueError(f"validation_data ({data.validation_data}) holds no text: the trained model is scored on it")
-    tokenizer = make_tokenizer(arguments, texts.train)
-    model = new_model(arguments, tokenizer)  # before the rows, which may take hours: what is wrong with it comes out
+    with opening(arguments.model.model_name_or_path, arguments.tokenizer.tokenizer_name_or_path):
+        tokenizer = make_tokenizer(arguments, texts.train)
+        # before the rows, which may take hours: what is wrong with it comes out
+        model = new_model(arguments, tokenizer)
     check_fit(model, tokenizer, arguments)
     collate, model_class = make_collator(arguments, tokenizer), type(model)
     with in_turn(texts.train):

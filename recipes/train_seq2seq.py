@@ -22,6 +22,7 @@ from transformers import AutoModelForSeq2SeqLM, EarlyStoppingCallback, set_seed
 import hf_genai  # noqa: F401 (registers the model types)
 from hf_genai.data import load_pairs, load_tokenizers, train_tokenizer
 from hf_genai.hub import push, save_for_hub
+from hf_genai.model_folder import opening
 from hf_genai.objectives.seq2seq import Seq2SeqCollator, check_vocabulary, tokenize_pairs
 from hf_genai.training.arguments import RecipeArguments, parse_arguments
 from hf_genai.training.card import card_of_run, save_unscored
@@ -67,16 +68,17 @@ def main(argv: list[str] | None = None) -> dict:
     started = time.perf_counter()
 
     pairs = load_pairs(**data.load_options(), seed=training.seed)
-    # made once, and handed to the other processes: in one piece, as the two may be one
-    (tokenizers,) = broadcast_object_list([make_tokenizers(arguments, pairs, checkpoint) if is_main else None])
-    source_tokenizer, target_tokenizer = tokenizers
+    with opening(arguments.model.model_name_or_path, arguments.tokenizer.tokenizer_name_or_path):
+        # made once, and handed to the other processes: in one piece, as the two may be one
+        (tokenizers,) = broadcast_object_list([make_tokenizers(arguments, pairs, checkpoint) if is_main else None])
+        source_tokenizer, target_tokenizer = tokenizers
 
-    config = build_config(arguments, *tokenizers)
-    if arguments.model.model_name_or_path:
-        check_vocabulary(source_tokenizer, config, target_tokenizer)
-        model = AutoModelForSeq2SeqLM.from_pretrained(arguments.model.model_name_or_path, config=config)
-    else:
-        model = AutoModelForSeq2SeqLM.from_config(config)
+        config = build_config(arguments, *tokenizers)
+        if arguments.model.model_name_or_path:
+            check_vocabulary(source_tokenizer, config, target_tokenizer)
+            model = AutoModelForSeq2SeqLM.from_pretrained(arguments.model.model_name_or_path, config=config)
+        else:
+            model = AutoModelForSeq2SeqLM.from_config(config)
     set_generation(model, arguments, data.max_target_length)
 
     few = pairs.validation.select(range(min(data.max_eval_samples, len(pairs.validation))))

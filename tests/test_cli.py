@@ -5,10 +5,11 @@ import logging
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from hf_genai import cli
+from hf_genai import GenaiGPTConfig, GenaiGPTForCausalLM, cli
 from hf_genai.commands.train import run_recipe
 from hf_genai.commands.translate import read_texts
 
@@ -123,6 +124,32 @@ def test_lines_end_at_a_line_feed_alone(tmp_path):
     lines = tmp_path / "lines.txt"
     lines.write_bytes("one\u2028still one\r\n\ntwo\x0bstill two\n".encode())
     assert read_texts(None, lines) == ["one\u2028still one", "", "two\x0bstill two"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_folder_with_a_broken_file_is_told_which(name, tmp_path, capsys, monkeypatch):
+    from tiny_seq2seq import make_model, make_tokenizer
+
+    monkeypatch.chdir(tmp_path)
+    make_model("rnn").save_pretrained("m")
+    make_tokenizer().save_pretrained("m")
+    path = Path("m", name)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    train = ["train", "rnn_tiny", "--model", "null", "--model_name_or_path", "m", "--output_dir", "x"]
+    for argv in (["generate", "m", "text"], ["convert", "m", "y"], [*train, "--train_size", "20"]):
+        if argv[0] != "convert" or name == "config.json":  # of a GRU, it reads no more than the config
+            assert run(*argv) == 2
+            assert f"error: m/{name} is broken or cut off: " in capsys.readouterr().err
+
+
+def test_a_model_of_another_kind_and_a_name_that_is_not_there_are_said_in_a_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    GenaiGPTForCausalLM(GenaiGPTConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1)).save_pretrained("gpt")
+    assert run("generate", "gpt", "text") == 2
+    assert "error: gpt holds no encoder-decoder, " in capsys.readouterr().err
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert run("generate", "no_such_folder", "text") == 1
+    assert "error: no_such_folder: no folder here, and not to be had from the Hub: " in capsys.readouterr().err
 
 
 def test_a_text_too_long_to_draw_is_cut_with_a_count_and_no_output_stops_at_20_tokens(tmp_path, caplog, monkeypatch):

@@ -24,6 +24,8 @@ def convert(
     Weights, configuration, generation settings and tokenizer are written. Only safetensors are read.
     """
     from ..conversion import convert_folder
+    from ..model_folder import opening
 
-    model = convert_folder(source, target, to=to, auto_class=auto_class)
+    with opening(source):
+        model = convert_folder(source, target, to=to, auto_class=auto_class)
     typer.echo(f"wrote {target}: {type(model).__name__}, {model.num_parameters():,} parameters, {model.dtype}")

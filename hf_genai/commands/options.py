@@ -32,9 +32,19 @@ def open_model(name: str, num_threads: int, trust_remote_code: bool) -> tuple[An
     from transformers import AutoModelForSeq2SeqLM
 
     from ..data import load_tokenizers
+    from ..model_folder import opening
 
     if num_threads:
         torch.set_num_threads(num_threads)
-    model = AutoModelForSeq2SeqLM.from_pretrained(name, trust_remote_code=trust_remote_code).eval()
-    tokenizers = load_tokenizers(name, trust_remote_code=trust_remote_code)
+    with opening(name):
+        try:
+            model = AutoModelForSeq2SeqLM.from_pretrained(name, trust_remote_code=trust_remote_code).eval()
+        except ValueError as error:
+            if "Unrecognized configuration class" not in str(error):
+                raise
+            raise ValueError(
+                f"{name} holds no encoder-decoder, and this command is for those alone. The model's card (README.md)"
+                " shows how it is used; `hf-genai serve` answers with language models"
+            ) from error
+        tokenizers = load_tokenizers(name, trust_remote_code=trust_remote_code)
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizers
