@@ -8,6 +8,7 @@ Shapes: B batch, T query and S key length, N tokens of all texts, H heads, E hea
 
 import itertools
 import math
+import operator
 from collections.abc import Iterator
 
 import torch
@@ -18,7 +19,7 @@ from .matmul import batched_product, small_products_pay
 from .transformer_kernels import BLOCK, margins, worthwhile
 from .varlen_attention import by_group, grouped
 
-# Keys up to which torch's fused kernel is slower than the products in `batched_product`.
+# Keys to a query, on average, up to which torch's fused kernel is slower than the products in `batched_product`.
 SHORT = 64
 
 
@@ -141,12 +142,12 @@ def train_attention(
     tensors = [query, key, value] if mask is None else [query, key, value, mask]
     if query.shape[1] != key.shape[1] or not worthwhile(*tensors):
         return None
-    length, keys, mean = query.shape[2], key.shape[2], key.shape[2]
+    length, keys, seen = query.shape[2], key.shape[2], key.shape[2]
     if text_lengths is not None:
         length, keys = (max(lengths) for lengths in text_lengths)
-        mean = sum(text_lengths[1]) / len(text_lengths[1])
+        seen = sum(map(operator.mul, *text_lengths)) / query.shape[2]
     hides_later = mask is None and is_causal and length > 1
-    short = not hides_later and mean <= SHORT and small_products_pay(query)
+    short = not hides_later and seen <= SHORT and small_products_pay(query)
     if not (dropout or learned or short):
         return None
     if mask is None:

@@ -13,7 +13,7 @@ from transformers.utils import TransformersKwargs
 
 from .linear_cross_entropy import cross_entropy, linear_cross_entropy
 from .matmul import Linear, is_hooked
-from .seq2seq import check_ids, readable, weight_and_bias
+from .seq2seq import check_ids, check_mask, readable, weight_and_bias
 from .token_step import step_of
 
 
@@ -54,6 +54,21 @@ class LanguageModelHead:
 
     def set_output_embeddings(self, value: nn.Module) -> None:
         self.lm_head = value
+
+    def _prefill(self, input_ids: Tensor, generation_config: Any, model_kwargs: dict[str, Any], **kwargs) -> Any:
+        """As in transformers, which reads a prompt in parts of `prefill_chunk_size`; one may be padding alone."""
+        if generation_config.prefill_chunk_size is not None:
+            if self.config.is_encoder_decoder:
+                raise ValueError(
+                    f"prefill_chunk_size={generation_config.prefill_chunk_size} is for causal models: of an"
+                    " encoder-decoder it would cut the mask of the source. Leave it out"
+                )
+            mask, past = model_kwargs.get("attention_mask"), model_kwargs.get("past_key_values")
+            if mask is not None and mask.ndim == 2:
+                check_mask("attention_mask", mask, *mask.shape)
+            if past is not None:
+                past.prompt_in_parts = True
+        return super()._prefill(input_ids, generation_config, model_kwargs, **kwargs)  # type: ignore[misc]
 
     def score(self, hidden: Tensor, past: Cache | None) -> Tensor:
         """Return the logits (B, T, V) of (B, T, D)."""

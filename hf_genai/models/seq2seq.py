@@ -80,8 +80,11 @@ def check_ids(name: str, ids: Tensor, vocab_size: int) -> None:
         raise ValueError(f"{name} must be from 0 to {vocab_size - 1} (the vocabulary), but came as {low} to {high}")
 
 
-def check_mask(name: str, mask: Tensor | None, batch_size: int, length: int) -> Tensor | None:
+def check_mask(name: str, mask: Tensor | None, batch_size: int, length: int, whole: bool = True) -> Tensor | None:
     """Return the mask as bool (B, S), or None where nothing is masked.
+
+    Args:
+        whole: of a whole text; a part of one may be padding alone.
 
     Raises:
         ValueError: if its shape does not fit, or a row is all padding (there would be nothing to read).
@@ -91,7 +94,7 @@ def check_mask(name: str, mask: Tensor | None, batch_size: int, length: int) -> 
     if mask.shape != (batch_size, length):
         raise ValueError(f"{name} must be (batch, length) = {(batch_size, length)}, not {tuple(mask.shape)}")
     mask = mask.bool()
-    if readable(mask) and not mask.any(dim=1).all():
+    if whole and readable(mask) and not mask.any(dim=1).all():
         rows = (~mask.any(dim=1)).nonzero().flatten().tolist()
         raise ValueError(f"{name} is all padding in row {', '.join(map(str, rows[:5]))}: each row needs a real token")
     return mask

@@ -159,7 +159,9 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
         padded = isinstance(attention_mask, Tensor) and attention_mask.ndim == 2
         if padded and first:
             # a longer one has room for a prefix (PEFT)
-            check_mask(f"{side}attention_mask", attention_mask, batch, max(length, attention_mask.shape[1]))
+            room = max(length, attention_mask.shape[1])
+            whole = not getattr(past_key_values, "prompt_in_parts", False)
+            check_mask(f"{side}attention_mask", attention_mask, batch, room, whole)
         kind = self.config.position_embedding_type
         if position_ids is None:
             # rotary and relative positions mean the same wherever a text begins

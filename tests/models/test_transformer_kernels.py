@@ -276,12 +276,13 @@ def test_gradients_of_one_projection_lie_side_by_side(monkeypatch):
         assert len(copies) == (order != [0, 1, 2])
 
 
-def test_attention_leaves_to_torch_what_torch_does_better():
+def test_attention_leaves_to_torch_what_torch_does_better(through_numpy):
     query, key = leaf(B, H, T, E), leaf(B, H, S, E)
     mask = torch.ones(B, 1, T, S, dtype=torch.bool)
     assert train_attention(query, key, key, mask, False, 1.0, dropout=0.0) is None  # the fused kernel
     long = leaf(1, 1, 65, E, dtype=torch.float32)
     assert train_attention(long, long, long, None, False, 1.0, dropout=0.0) is None
+    assert train_attention(long, long, long, None, False, 1.0, dropout=0.0, text_lengths=([35, 30],) * 2) is not None
     assert train_attention(*[long[:, :, :9]] * 3, None, True, 1.0, dropout=0.0) is None  # half of it is not seen
     assert train_attention(query, key[:, :1], key[:, :1], mask, False, 1.0, dropout=0.1) is None  # grouped heads
     mask[0, 0, 2] = False
