@@ -214,6 +214,21 @@ def test_cached_generation_equals_uncached(case, options):
     assert cached[:, -8:].unique(dim=0).shape[0] > 1
 
 
+@each_generator
+def test_a_prompt_read_in_parts_is_continued_as_one_read_at_once(case):
+    model, batch = case.loud_model(std=1.5), case.batch("left", "left")
+    options = {"max_new_tokens": 5, "no_repeat_ngram_size": 1, "num_beams": 2}
+    if case.kind == "seq2seq":
+        with pytest.raises(ValueError, match="prefill_chunk_size=2 is for causal models"):
+            model.generate(**batch, **options, prefill_chunk_size=2)
+        return
+    batch["attention_mask"][1, :2] = 0  # the first part of a row is padding
+    assert torch.equal(model.generate(**batch, **options, prefill_chunk_size=2), model.generate(**batch, **options))
+    batch["attention_mask"][1] = 0
+    with pytest.raises(ValueError, match="all padding in row 2, 3"):
+        model.generate(**batch, **options, prefill_chunk_size=2)
+
+
 @each
 def test_steps_with_a_cache_equal_one_pass(case):
     if not case.has_cache:
