@@ -39,7 +39,7 @@ from hf_genai.training.finetuning_tasks import TASKS
 from hf_genai.training.launch import check_launch
 from hf_genai.training.model_config import build_config, check_model_type, set_generation
 from hf_genai.training.results import facts_of_run, training_dtype, write_json
-from hf_genai.training.trainer import StopOnSignal, TrainingInterrupted
+from hf_genai.training.trainer import StopOnDivergence, StopOnSignal, TrainingInterrupted
 
 
 def make_tokenizer(arguments, texts, made_before: str | None):
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> dict:
         eval_dataset=rows["validation"],
         data_collator=task.collator(),
         processing_class=tokenizer,
-        callbacks=[stop],
+        callbacks=[stop, StopOnDivergence()],
     )
     began = time.perf_counter()
     with stop:

@@ -30,7 +30,7 @@ from hf_genai.training.checkpoints import checkpoint_to_resume, prepare_output_d
 from hf_genai.training.launch import check_launch
 from hf_genai.training.model_config import build_config, set_generation
 from hf_genai.training.results import bare, draw_some, metrics_of_ids, score_model, summary_of_run, write_json
-from hf_genai.training.trainer import GenaiSeq2SeqTrainer, StopOnSignal, TrainingInterrupted
+from hf_genai.training.trainer import GenaiSeq2SeqTrainer, StopOnDivergence, StopOnSignal, TrainingInterrupted
 
 logger = logging.getLogger("hf_genai.recipes.train_seq2seq")
 
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> dict:
 
     publish, training.push_to_hub = training.push_to_hub, False  # once, at the end, and not every checkpoint
     stop = StopOnSignal()
-    callbacks = [stop]
+    callbacks = [stop, StopOnDivergence()]
     if training.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(training.early_stopping_patience, training.early_stopping_threshold))
     trainer = GenaiSeq2SeqTrainer(

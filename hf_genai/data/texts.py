@@ -239,6 +239,8 @@ def _read(source: Any, config_name, revision, licence, languages) -> tuple[dict[
             rows = load_dataset(READERS[kind], data_files=[str(path) for path in paths], split="train", **options)
         except Exception as error:  # whatever the reader raises; the reason is often in what it wraps
             reason = error.__cause__ or error
+            if "corresponds to no data" in str(reason):
+                reason = ValueError("it holds no row")
             raise ValueError(f"{', '.join(map(str, paths))} could not be read: {reason}") from error
         name = ", ".join(path.name for path in paths)
         return {"train": rows}, Provenance(

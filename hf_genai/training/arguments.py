@@ -4,6 +4,7 @@ Two keys hold mappings of their own: `model` (fields of the model's config) and 
 `GenerationConfig`).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -154,9 +155,11 @@ def check_training(training: TrainingArguments) -> None:
     for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
         if getattr(training, name) < 1:
             raise ValueError(f"{name} must be at least 1, not {getattr(training, name)}")
-    for name in ("num_train_epochs", "learning_rate"):
-        if getattr(training, name) < 0:
-            raise ValueError(f"{name} must be at least 0, not {getattr(training, name)}")
+    for name in ("num_train_epochs", "learning_rate", "weight_decay", "num_threads"):
+        if not 0 <= getattr(training, name) < math.inf:
+            raise ValueError(f"{name} must be a number of at least 0, not {getattr(training, name)}")
+    if training.max_steps < 1 and training.max_steps != -1:
+        raise ValueError(f"max_steps must be at least 1, or -1 for num_train_epochs, not {training.max_steps}")
     if training.push_to_hub:
         check_push(training.hub_model_id, training.hub_token)
     for name in training.report_to or ():

@@ -169,7 +169,10 @@ def _or_null(kind: Any) -> Any:
 
 
 def _mapping(text: str) -> dict:
-    value = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    try:
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError:
+        value = text
     if value is None:  # takes back what a file sets
         return {}
     if not isinstance(value, dict):

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import shutil
 import signal
 import sys
@@ -83,6 +84,31 @@ class StopOnSignal(TrainerCallback):
                 "Go on with the same command and --resume_from_checkpoint true",
                 self.received,
             )
+
+
+class StopOnDivergence(TrainerCallback):
+    """End a training whose weights are no numbers any more, which Trainer goes on with, and saves.
+
+    Seen are the norms of gradients that are logged, but not under float16, where a scaler steps back from those that
+    overflow; and, at the end, the weights.
+
+    Raises:
+        FloatingPointError: names what is no number, and what may help.
+    """
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        norm = (logs or {}).get("grad_norm", 0.0)
+        if not (args.fp16 or math.isfinite(norm)):
+            self._stop(f"the norm of the gradients is {norm}", args, state)
+
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        if not all(torch.isfinite(weight).all() for weight in model.parameters()):
+            self._stop("the trained weights are not all numbers", args, state)
+
+    def _stop(self, what: str, args: Any, state: Any) -> None:
+        raise FloatingPointError(
+            f"{what} (step {state.global_step}): lower learning_rate ({args.learning_rate}), or raise warmup_steps"
+        )
 
 
 class ShuffledLengthGroupedSampler(LengthGroupedSampler):

@@ -154,6 +154,7 @@ def test_white_space_hides_no_text_of_another_split(tmp_path):
         ("rows.csv", b"text,label\na,b\nc,d,e\n", {}, "Expected 2 fields in line 3, saw 3"),
         ("rows.csv", b"text\nhello, you\nbye, you\n", {}, "rows.csv could not be read: .*Expected 1 fields in line 2"),
         ("rows.csv", b"text,label,text\na,b,c\n", {}, "several columns are called text"),
+        ("rows.csv", b"text\n", {}, "rows.csv could not be read: it holds no row"),
         ("rows.csv", b"", {}, "rows.csv could not be read: No columns"),
         ("rows.jsonl", b'{"text": "2024-01-05"}\n{"text": "2024-02-06"}\n', {}, "column text was read as times"),
         (

@@ -328,7 +328,10 @@ def test_classes_may_be_numbers_and_are_called_what_the_data_set_calls_them(tmp_
         (["--model", "null"], "not neither"),
         (["--test_data", "0"], "test: no row is left .* give --test_data a larger share"),
         (["--max_length", "0"], "max_length must be at least 2, not 0"),
-        (["--num_train_epochs", "-1"], "num_train_epochs must be at least 0, not -1"),
+        (["--num_train_epochs", "-1"], "num_train_epochs must be a number of at least 0, not -1"),
+        (["--learning_rate", "inf"], "learning_rate must be a number of at least 0, not inf"),
+        (["--max_steps", "0"], "max_steps must be at least 1, or -1 for num_train_epochs, not 0"),
+        (["--columns", "{text: '"], "columns: expected a mapping"),
         (["--per_device_train_batch_size", "0"], "per_device_train_batch_size must be at least 1, not 0"),
         (
             ["--generation.num_beams", "2"],

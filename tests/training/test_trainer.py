@@ -6,7 +6,12 @@ import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
 from hf_genai.training.checkpoints import checkpoint_fault
-from hf_genai.training.trainer import ShuffledLengthGroupedSampler, StopOnSignal, TrainingInterrupted
+from hf_genai.training.trainer import (
+    ShuffledLengthGroupedSampler,
+    StopOnDivergence,
+    StopOnSignal,
+    TrainingInterrupted,
+)
 
 
 def losses_of(trainer):
@@ -118,3 +123,15 @@ def test_the_sampling_strategy_chooses_the_sampler(tmp_path, tiny_trainer):
     assert isinstance(tiny_trainer(tmp_path / "a")._get_train_sampler(), ShuffledLengthGroupedSampler)
     other = tiny_trainer(tmp_path / "b", train_sampling_strategy="random")._get_train_sampler()
     assert isinstance(other, torch.utils.data.RandomSampler)
+
+
+@pytest.mark.parametrize(
+    ("logging_steps", "message"), [(1, "gradients is (nan|inf) .step 2"), (50, "weights .*step 4")]
+)
+def test_a_training_that_diverges_is_stopped_and_not_saved(logging_steps, message, tmp_path, tiny_trainer):
+    options = {"learning_rate": 1e38, "max_steps": 4, "logging_steps": logging_steps, "save_strategy": "no"}
+    trainer = tiny_trainer(tmp_path, callbacks=[StopOnDivergence()], weight_decay=0.1, **options)
+    with pytest.raises(FloatingPointError, match=message):
+        trainer.train()
+    fine = {**options, "learning_rate": 1e-3}
+    tiny_trainer(tmp_path, callbacks=[StopOnDivergence()], **fine).train()
