@@ -43,7 +43,6 @@ def fast_generate(
     synced_gpus: bool = False,
     streamer: Any = None,
     dtype: str = "float32",
-    tokenizer: Any = None,
     **model_kwargs: Any,
 ):
     """Decode as `generate()` does, faster: `model.generate(..., custom_generate=hf_genai.fast_generate)`.
@@ -53,15 +52,15 @@ def fast_generate(
     model changes (a second and for single rows a third copy of the weights in memory); any other model runs by its
     own forward. Sampling with a seed draws the same tokens.
 
-    transformers keeps `streamer` and `assistant_model` from a custom loop: text is not streamed here, and no assistant
-    is asked (its answers would be the same).
+    transformers keeps `streamer`, `assistant_model` and `tokenizer` from a custom loop: text is not streamed here, no
+    assistant is asked (its answers would be the same), and instead of `stop_strings` it takes
+    `stopping_criteria=[StopStringCriteria(tokenizer, strings)]`.
 
     Args:
         dtype: in which the layers and the head multiply: "float32", or, for faster and slightly other results,
             "bfloat16" or "int8" (weights with a scale for each output, activations with one for all rows of a step, or
             in bfloat16 where there is one row, so that a text can depend on what it is batched with). The prompt is
             read in float32 in any case.
-        tokenizer: what `stop_strings` needs.
 
     Raises:
         ValueError: for a search, an output or a cache that it does not offer, and for a dtype that the model or the
@@ -156,6 +155,8 @@ def why_not_packed(model: Any, model_kwargs: dict[str, Any]) -> str | None:
         )
     if model_kwargs.get("encoder_hidden_states") is not None:
         return "a decoder with encoder_hidden_states has no packed steps"
+    if "prepare_inputs_for_generation" in vars(model):
+        return "something puts its own inputs before the model's (a learned prompt or prefix)"
     if model.training:
         return "the model is in training mode (call model.eval())"
     stack = model.model if model.config.model_type == "genai_gpt" else model.model.decoder

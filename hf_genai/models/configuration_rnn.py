@@ -38,6 +38,8 @@ class GenaiRNNConfig(PreTrainedConfig):
             "after" it (the query is the new state). Without attention: the source vector enters every step, or the
             start state only.
         input_feeding: Hand the attentional vector of each step to the next one; only after the cell.
+        num_attention_heads: Heads of the decoder's attention: 1. PEFT's prompts and transformers' static caches ask
+            every configuration.
         attention_size: Size of projected queries and keys ("additive" and "scaled_dot"). None: `hidden_size`.
         dropout: Probability of dropping a number of the embeddings, between layers and before the vocabulary; 0 to 1.
         classifier_dropout: The same before a classification head. None: `dropout`.
@@ -74,6 +76,7 @@ class GenaiRNNConfig(PreTrainedConfig):
     attention_type: Literal["none", "dot", "general", "additive", "scaled_dot"] = "additive"
     attention_position: Literal["before", "after"] = "after"
     input_feeding: bool = False
+    num_attention_heads: Literal[1] = 1
     attention_size: int | None = None
     dropout: float | int = probability_field(default=0.1)
     classifier_dropout: float | int | None = None

@@ -100,6 +100,10 @@ class GenaiRNNModel(GenaiRNNPreTrainedModel):
             past_key_values = self.new_cache()
         if not self.config.is_encoder_decoder:
             if not self.config.is_decoder:
+                if past_key_values is not None:
+                    raise ValueError(
+                        "past_key_values (a learned prefix, say) needs a decoder; this is an encoder alone"
+                    )
                 return self.encoder(input_ids, attention_mask, inputs_embeds, return_dict=True, **options)
             outputs = self.decoder(
                 *(input_ids, attention_mask, None, None, None, past_key_values, inputs_embeds),

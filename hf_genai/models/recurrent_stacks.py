@@ -239,7 +239,7 @@ class GenaiRNNDecoder(GenaiRNNPreTrainedModel):
                     f" goes on from a cache, not {tuple(attention_mask.shape)}"
                 )
             attention_mask = attention_mask[:, -hidden.shape[1] :].bool()
-        starts = [layer.state for layer in cache.layers] if continues else self.start(hidden, encoder_summary)
+        starts = states_of(cache) if continues else self.start(hidden, encoder_summary)
         memory, source_mask = self.look_back(
             encoder_hidden_states, encoder_attention_mask, encoder_summary, past_key_values
         )
@@ -290,6 +290,20 @@ class GenaiRNNDecoder(GenaiRNNPreTrainedModel):
             layer.remember(mask, *memory)
             past.is_updated[0] = True
         return memory, mask
+
+
+def states_of(cache: Cache) -> list[Tensor]:
+    """Return each layer's state (B, N, D) in a cache that has seen something.
+
+    Raises:
+        ValueError: if it holds keys and values, as a learned prefix does, instead of states.
+    """
+    if not all(isinstance(layer, RecurrentStateLayer) for layer in cache.layers):
+        raise ValueError(
+            "past_key_values must hold the states of an earlier call, not keys and values: a recurrent model looks at"
+            " none, so that it can learn a prompt (PromptTuningConfig) but no prefix (PrefixTuningConfig)"
+        )
+    return [layer.state for layer in cache.layers]
 
 
 def embed(

@@ -6,6 +6,8 @@ import torch
 from tiny_cases import cases
 from tiny_families import batch_of, make
 
+from hf_genai import fast_generate
+
 
 def test_lora_starts_equal_trains_saves_loads_and_merges(family, layout, tmp_path):
     batch = batch_of(family)
@@ -78,6 +80,33 @@ def test_adapters_of_embeddings_start_equal_and_train(name, options):
         optimizer.step()
     with torch.no_grad():
         assert model.eval()(**batch).loss < plain
+
+
+GENERATORS = [
+    *("GenaiRNNForConditionalGeneration-gru, additive after", "GenaiRNNForCausalLM-lstm, untied, one way"),
+    *("GenaiBertForCausalLM-modern", "GenaiGPTForCausalLM-modern", "GenaiT5ForConditionalGeneration-classic"),
+]
+
+
+@pytest.mark.parametrize("learned", [peft.PromptTuningConfig, peft.PrefixTuningConfig])
+@pytest.mark.parametrize("name", GENERATORS)
+def test_a_learned_prompt_or_prefix_is_read_by_both_decode_loops(name, learned):
+    case = dict(cases())[name]
+    task = "SEQ_2_SEQ_LM" if case.kind == "seq2seq" else "CAUSAL_LM"
+    torch.manual_seed(0)
+    model = peft.get_peft_model(case.loud_model(std=1.0), learned(task_type=task, num_virtual_tokens=3)).eval()
+    batch = case.batch("left", labels=True)
+    prompt = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    if learned is peft.PrefixTuningConfig and "RNN" in name:
+        with pytest.raises(ValueError, match="can learn a prompt .* but no prefix"):
+            model(**batch)
+        return
+    model(**batch).loss.backward()
+    assert all(p.grad.any() for p in model.parameters() if p.requires_grad)
+    options = {"max_new_tokens": 5, "num_beams": 2, "no_repeat_ngram_size": 1}
+    plain = model.generate(**prompt, **options)
+    assert torch.equal(model.generate(**prompt, **options, custom_generate=fast_generate), plain)
+    assert not torch.equal(model.get_base_model().generate(**prompt, **options), plain)
 
 
 def test_adapters_of_classifiers_leave_the_score_functions_of_attention_alone(family):
