@@ -36,10 +36,10 @@ from hf_genai.training.finetuning import (
     tokenize_splits,
 )
 from hf_genai.training.finetuning_tasks import TASKS
-from hf_genai.training.launch import check_launch
+from hf_genai.training.launch import check_launch, run_script
 from hf_genai.training.model_config import build_config, check_model_type, set_generation
-from hf_genai.training.results import facts_of_run, training_dtype, write_json
-from hf_genai.training.trainer import StopOnDivergence, StopOnSignal, TrainingInterrupted
+from hf_genai.training.results import bare, facts_of_run, training_dtype, write_json
+from hf_genai.training.trainer import StopOnDivergence, StopOnSignal
 
 
 def make_tokenizer(arguments, texts, made_before: str | None):
@@ -128,6 +128,8 @@ def main(argv: list[str] | None = None) -> dict:
         "samples": samples,
         "train_seconds": round(seconds, 1),
         "train_steps": trainer.state.global_step,
+        "resumed_from": bare(checkpoint),
+        **({"train_seconds_note": "of the part after resuming"} if checkpoint else {}),
         **facts_of_run(arguments, argv, model, training.device, training.world_size, training_dtype(training)),
         "total_seconds": round(time.perf_counter() - started, 1),
     }
@@ -140,8 +142,4 @@ def main(argv: list[str] | None = None) -> dict:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except TrainingInterrupted as interruption:
-        print(interruption, file=sys.stderr)
-        sys.exit(interruption.exit_code)
+    run_script(main)

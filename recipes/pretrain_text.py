@@ -28,7 +28,7 @@ from hf_genai.model_folder import opening
 from hf_genai.training import loop
 from hf_genai.training.card import save_unscored
 from hf_genai.training.checkpoints import checkpoint_to_resume, prepare_output_dir
-from hf_genai.training.launch import check_launch
+from hf_genai.training.launch import check_launch, run_script
 from hf_genai.training.parsing import number_or_text
 from hf_genai.training.pretraining import (
     baselines,
@@ -43,7 +43,6 @@ from hf_genai.training.pretraining import (
 from hf_genai.training.pretraining_card import card_of_pretraining
 from hf_genai.training.pretraining_tokenizer import in_turn, make_tokenizer
 from hf_genai.training.results import facts_of_run, write_json
-from hf_genai.training.trainer import TrainingInterrupted
 
 logger = logging.getLogger("hf_genai.recipes.pretrain_text")
 
@@ -123,8 +122,4 @@ def main(argv: list[str] | None = None) -> dict:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except TrainingInterrupted as interruption:
-        print(interruption, file=sys.stderr)
-        sys.exit(interruption.exit_code)
+    run_script(main)

@@ -27,10 +27,10 @@ from hf_genai.objectives.seq2seq import Seq2SeqCollator, check_vocabulary, token
 from hf_genai.training.arguments import RecipeArguments, parse_arguments
 from hf_genai.training.card import card_of_run, save_unscored
 from hf_genai.training.checkpoints import checkpoint_to_resume, prepare_output_dir
-from hf_genai.training.launch import check_launch
+from hf_genai.training.launch import check_launch, run_script
 from hf_genai.training.model_config import build_config, set_generation
 from hf_genai.training.results import bare, draw_some, metrics_of_ids, score_model, summary_of_run, write_json
-from hf_genai.training.trainer import GenaiSeq2SeqTrainer, StopOnDivergence, StopOnSignal, TrainingInterrupted
+from hf_genai.training.trainer import GenaiSeq2SeqTrainer, StopOnDivergence, StopOnSignal
 
 logger = logging.getLogger("hf_genai.recipes.train_seq2seq")
 
@@ -141,8 +141,4 @@ def main(argv: list[str] | None = None) -> dict:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except TrainingInterrupted as interruption:
-        print(interruption, file=sys.stderr)
-        sys.exit(interruption.exit_code)
+    run_script(main)

@@ -1,7 +1,11 @@
-"""Whether a run is what its launcher was asked for. Accelerate falls back in silence, and many times slower."""
+"""Whether a run is what its launcher was asked for, and how a script ends.
+
+Accelerate falls back in silence, and many times slower.
+"""
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 # what the profiles of recipes/accelerate set -> the distributed_type that Accelerator then has
@@ -68,3 +72,17 @@ def check_launch(
             f" distributed_type {kind}, device {device}, mixed_precision {mixed_precision}"
             + "".join(f"; {line}" for line in advice)
         )
+
+
+def run_script(main: Callable[[], Any]) -> None:
+    """Run a recipe as a script: an interruption ends it in a line and with the shell's exit code, 128 + signal."""
+    from .trainer import TrainingInterrupted
+
+    try:
+        main()
+    except TrainingInterrupted as interruption:
+        print(interruption, file=sys.stderr)
+        sys.exit(interruption.exit_code)
+    except KeyboardInterrupt:  # before training, where there is nothing to save
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

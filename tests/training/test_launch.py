@@ -11,7 +11,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
 
-from hf_genai.training.launch import check_launch
+from hf_genai.training.launch import check_launch, run_script
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PROFILES = sorted((RECIPES / "accelerate").glob("*.yaml"))
@@ -105,3 +105,13 @@ def test_every_recipe_checks_its_launch_before_anything_is_made(config, tmp_path
     with pytest.raises(ValueError, match="asked for: several processes"):
         recipe.main([str(path), "--output_dir", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
+
+
+def test_a_script_that_is_interrupted_ends_in_a_line(capsys):
+    def main():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        run_script(main)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
