@@ -43,11 +43,11 @@ class GenaiBertPooler(nn.Module):
         self.activation = torch.tanh if config.pooler_act == "tanh" else torch.relu
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """(B, T, D) -> (B, D); attention_mask is (B, T)."""
+        """(B, T, D) -> (B, D); attention_mask is (B, past + T)."""
         first = hidden_states[:, 0]
         if attention_mask is not None and attention_mask.ndim == 2:
             rows = torch.arange(len(hidden_states), device=hidden_states.device)
-            first = hidden_states[rows, attention_mask.long().argmax(1)]
+            first = hidden_states[rows, attention_mask[:, -hidden_states.shape[1] :].long().argmax(1)]
         return self.activation(self.dense(first))
 
 
@@ -117,19 +117,18 @@ class BertStack(GenaiBertPreTrainedModel, TransformerStack):
                 positions that start over, without an attention_mask: then no text sees another.
             encoder_hidden_states: (B, S, D) of an encoder, for a model with `add_cross_attention`, with
                 encoder_attention_mask (B, S).
-            past_key_values: keys and values so far, of a causal model; takes up the new ones.
+            past_key_values: keys and values so far, of a causal model, or a learned prefix (PEFT) that each token
+                sees; takes up the new ones.
 
         Returns:
             last_hidden_state (B, T, D), and pooler_output (B, D) where the model has a pooler.
 
         Raises:
             ValueError: ids outside the vocabulary, an empty batch, an all-padding row, more tokens than positions; a
-                source or a cache that the model has no use for.
+                source that the model has no use for.
         """
         if encoder_hidden_states is not None and not self.config.add_cross_attention:
             raise ValueError("encoder_hidden_states needs a model with add_cross_attention=True")
-        if past_key_values is not None and not self.is_causal:
-            raise ValueError("past_key_values needs a causal model (is_decoder=True): another reads a text at once")
         offset, counted = self.config.position_offset, position_ids is None
         if counted and offset and (input_ids is not None or inputs_embeds is not None):
             past = 0 if past_key_values is None else past_key_values.get_seq_length()

@@ -211,11 +211,11 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
         """Return the mask as the attention implementation wants it, and the position bias that is not in it yet."""
         has_bias = self.relative_bias is not None
         arguments = {"config": self.config, "inputs_embeds": hidden, "attention_mask": attention_mask}
-        empty = starts_empty(past_key_values)
+        own = getattr(past_key_values, "self_attention_cache", past_key_values)
         if self.is_causal:
             mask = create_causal_mask(
                 **arguments,
-                past_key_values=None if empty else getattr(past_key_values, "self_attention_cache", past_key_values),
+                past_key_values=None if starts_empty(past_key_values) else own,
                 position_ids=position_ids,
                 allow_is_causal_skip=not has_bias,
             )
@@ -225,6 +225,7 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
                 packed = find_packed_sequence_indices(position_ids.expand(len(hidden), -1))
             mask = create_bidirectional_mask(
                 **arguments,
+                past_key_values=own,
                 and_mask_function=None if packed is None else packed_sequence_mask_function(packed),
             )
         if not has_bias:

@@ -3,10 +3,11 @@
 import peft
 import pytest
 import torch
+import transformers
 from tiny_cases import cases
 from tiny_families import batch_of, make
 
-from hf_genai import fast_generate
+from hf_genai import fast_generate, from_transformers
 
 
 def test_lora_starts_equal_trains_saves_loads_and_merges(family, layout, tmp_path):
@@ -107,6 +108,29 @@ def test_a_learned_prompt_or_prefix_is_read_by_both_decode_loops(name, learned):
     plain = model.generate(**prompt, **options)
     assert torch.equal(model.generate(**prompt, **options, custom_generate=fast_generate), plain)
     assert not torch.equal(model.get_base_model().generate(**prompt, **options), plain)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_prefix_of_a_bert_classifier_does_what_it_does_to_the_original(masked):
+    config = transformers.BertConfig(
+        **{"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2},
+        **{"intermediate_size": 24, "num_labels": 3, "pad_token_id": 0, "initializer_range": 0.3},
+    )
+    torch.manual_seed(0)
+    original = transformers.BertForSequenceClassification(config).eval()
+    found = []
+    for model in (original, from_transformers(original)):
+        torch.manual_seed(1)
+        prefix = peft.PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3)
+        model = peft.get_peft_model(model.eval(), prefix).eval()
+        batch = batch_of("BERT")
+        texts = {name: batch[name] for name in ("input_ids", "attention_mask") if masked or name == "input_ids"}
+        outputs = model(**texts, labels=torch.tensor([0, 2]))
+        outputs.loss.backward()
+        gradient = model.prompt_encoder["default"].embedding.weight.grad
+        assert gradient.any()
+        found.append((outputs.logits, gradient))
+    torch.testing.assert_close(found[1], found[0])
 
 
 def test_adapters_of_classifiers_leave_the_score_functions_of_attention_alone(family):

@@ -5,7 +5,6 @@ import math
 import pytest
 import tiny_transformer as tiny
 import torch
-import transformers
 from huggingface_hub.errors import StrictDataclassError
 from tiny_rnn import loud, ragged
 
@@ -354,8 +353,6 @@ def test_a_bert_that_reads_in_both_directions_refuses_what_only_a_decoder_has():
     with pytest.raises(StrictDataclassError, match="add_cross_attention=True needs is_decoder=True"):
         hf_genai.GenaiBertConfig(add_cross_attention=True)
     model, ids = make("bert"), text()["input_ids"]
-    with pytest.raises(ValueError, match="past_key_values needs a causal model"):
-        model.model(ids, past_key_values=transformers.DynamicCache())
     with pytest.raises(ValueError, match="encoder_hidden_states needs"):
         model.model(ids, encoder_hidden_states=torch.zeros(3, 4, tiny.SIZES["hidden_size"]))
 
