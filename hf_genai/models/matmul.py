@@ -17,8 +17,9 @@ from .fast_path import fast_path_allowed, needs_gradient
 
 # Below these rows and multiplications the call costs more than the better product brings.
 SMALLEST_ROWS, SMALLEST_PRODUCT = 24, 2**22
-# Up to these multiplications numpy's OpenBLAS is quicker than torch's MKL, and stays in one thread.
-LARGEST_SMALL = 2**18
+# Up to these multiplications a product is small: numpy's OpenBLAS is quicker than torch's MKL then, and stays in one
+# thread. Of few numbers in all, calling numpy costs more than it brings.
+LARGEST_SMALL, SMALLEST_BATCH = 2**18, 2**16
 
 
 @functools.cache
@@ -96,14 +97,20 @@ def small_products_pay(x: Tensor) -> bool:
     return fits and _numpy_is_faster()
 
 
-def batched_product(x: Tensor, y: Tensor, out: Tensor) -> None:
-    """out[...] = x (..., N, K) @ y (..., K, M), outside autograd."""
-    if x.shape[-2] * y.shape[-2] * y.shape[-1] <= LARGEST_SMALL and small_products_pay(x):
+def batched_product(x: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
+    """x (..., N, K) @ y (..., K, M), outside autograd, in `out` if that is given."""
+    small = x.shape[-2] * y.shape[-2] * y.shape[-1] <= LARGEST_SMALL and max(x.numel(), y.numel()) >= SMALLEST_BATCH
+    if small and small_products_pay(x):
+        if out is None:
+            out = x.new_empty(*x.shape[:-1], y.shape[-1])
         np.matmul(x.detach().numpy(), y.detach().numpy(), out=out.numpy())
-    elif out.is_contiguous():
+        return out
+    if out is None:
+        return x @ y
+    if out.is_contiguous():
         torch.bmm(*(matrices.flatten(0, -3) for matrices in (x, y)), out=out.flatten(0, -3))
-    else:
-        out.copy_(x @ y)
+        return out
+    return out.copy_(x @ y)
 
 
 class _Split(torch.autograd.Function):

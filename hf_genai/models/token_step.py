@@ -9,20 +9,18 @@ transformers' `generate()`, through `CachedStep` and the cache that it hands to 
 Shapes: N rows, S keys, D hidden size, H query heads, K key/value heads, G = H / K, E head size.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache
 
 from .attention import CrossAttention, DotScore, SelfAttention
 from .blocks import FeedForward, TransformerLayer
 from .fast_path import fast_path_allowed
-from .matmul import Linear, is_hooked
+from .matmul import Linear, batched_product, is_hooked
 from .packed_linear import PackedLinear
 from .positions import rotate
 
@@ -32,9 +30,6 @@ KNOWN = (TransformerLayer, SelfAttention, CrossAttention, FeedForward, DotScore,
 NORMS_AND_DROPOUT = (nn.LayerNorm, nn.RMSNorm, nn.Dropout)
 # Packing costs some steps' time: a generation shorter than this goes without.
 WARM_UP_STEPS = 4
-# With fewer values than this for each row that looks at them, a cache holds them and a plain product is quicker. With
-# more rows than two it is about as quick anyway.
-SMALLEST_BAG, MOST_BAG_ROWS = 2**18, 2
 
 Rows = Callable[[Tensor], Tensor]
 Pack = Callable[[Tensor, Tensor | None, str | None], Rows]
@@ -129,44 +124,21 @@ class StepLayers:
 def attend_rows(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
     """Return the context (N, K, R, E) of R scaled queries to each key head, in two products.
 
-    Torch's fused attention is made for many queries; with one or a few it takes longer. The keys stand on the left of
-    their product since they are read faster there.
+    Torch's fused attention is made for many queries; with one or a few it takes longer.
 
     Args:
         query: (N, K, R, E): the heads that share a key head, and whatever else looks at the same keys.
         keys: (N * K, S, E), as values.
         mask: added to the scores, broadcast to (N, K, R, S), or None.
     """
-    scores = torch.bmm(keys, query.flatten(0, 1).transpose(1, 2)).transpose(1, 2).contiguous()
+    rows = query.flatten(0, 1)
+    if rows.shape[1] == 1:
+        scores = batched_product(rows, keys.transpose(1, 2))
+    else:  # keys are read faster on the left
+        scores = batched_product(keys, rows.transpose(1, 2)).transpose(1, 2).contiguous()
     if mask is not None:
         scores = scores.view(*query.shape[:3], -1).add_(mask).view_as(scores)
-    return weighted_sum(torch.softmax(scores, -1), values).view(query.shape)
-
-
-def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
-    """Return weights (M, R, S) @ values (M, S, E).
-
-    With one row R or two, torch's product reads values that no cache holds at half the speed at which its embedding
-    bags read the rows of a table.
-    """
-    batch, rows, length = weights.shape
-    size, stride = values.shape[2], values.stride(0)
-    in_rows = values.stride(2) == 1 and values.stride(1) == size and stride % size == 0
-    slower = rows > MOST_BAG_ROWS or values.numel() < rows * SMALLEST_BAG
-    if slower or not in_rows or values.dtype != torch.float32:
-        return torch.bmm(weights, values)
-    table = values.as_strided(((batch - 1) * stride // size + length, size), (size, 1))
-    places = rows_of_table(batch, rows, length, stride // size)
-    bags = F.embedding_bag(places, table, per_sample_weights=weights.view(-1, length), mode="sum")
-    return bags.view(batch, rows, size)
-
-
-@functools.lru_cache(maxsize=1)
-def rows_of_table(batch: int, rows: int, length: int, stride: int) -> Tensor:
-    """Return where values (batch, length) start in a table with `stride` rows to each, as often as rows look at them:
-    (batch * rows, length). All layers of a step ask for the same."""
-    places = torch.arange(batch).unsqueeze(1) * stride + torch.arange(length)
-    return places.repeat_interleave(rows, 0) if rows > 1 else places
+    return batched_product(torch.softmax(scores, -1), values).view(query.shape)
 
 
 def additive_mask(seen: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -146,19 +146,19 @@ def test_steps_leave_gradients_alone():
 
 @pytest.mark.parametrize("rows", [1, 2, 3])
 @pytest.mark.parametrize("room", [0, 2])
-def test_a_weighted_sum_by_bags_is_the_product(rows, room, monkeypatch):
-    monkeypatch.setattr(token_step, "SMALLEST_BAG", 0)
-    values = torch.randn(2, 5, 7 + room, 4)[1, :, :7]  # a part of a larger buffer, as a cache's values are
-    weights = torch.softmax(torch.randn(5, rows, 7), -1)
-    torch.testing.assert_close(token_step.weighted_sum(weights, values), weights @ values)
-    turned = torch.randn(5, 4, 7).transpose(1, 2)
-    torch.testing.assert_close(token_step.weighted_sum(weights, turned), weights @ turned)
+@pytest.mark.parametrize("masked", [True, False])
+def test_attention_of_a_few_rows_is_that_of_torch(rows, room, masked, through_numpy):
+    keys, values = torch.randn(2, 6, 7 + room, 4)[:, :, :7]  # parts of larger buffers, as those of a cache are
+    query, mask = torch.randn(3, 2, rows, 4), torch.randn(3, 1, rows, 7) if masked else None
+    found = token_step.attend_rows(query, keys, values, mask)
+    seen = (part.view(3, 2, 7, 4) for part in (keys, values))
+    torch.testing.assert_close(found, F.scaled_dot_product_attention(query, *seen, mask, scale=1.0))
+    assert len(through_numpy) == 2
 
 
 @pytest.mark.parametrize("beams", [1, 2])
 @pytest.mark.parametrize("loop", [None, hf_genai.fast_generate])
-def test_generation_by_bags_writes_what_the_layers_write(beams, loop, monkeypatch):
-    monkeypatch.setattr(token_step, "SMALLEST_BAG", 0)
+def test_generation_through_numpy_writes_what_the_layers_write(beams, loop, through_numpy):
     model = gpt()
     options = {**prompts(), "num_beams": beams, "max_new_tokens": 20, "do_sample": False}
     found = model.generate(**options, custom_generate=loop)

@@ -2,7 +2,6 @@
 
 import functools
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -219,17 +218,6 @@ def test_attention_drops_weights_in_forward_and_backward_alike():
     gradients = [torch.autograd.grad((x * weights).sum(), (query, key, value)) for x in (found, wanted)]
     for x, y in zip(*gradients, strict=True):
         torch.testing.assert_close(x, y)
-
-
-@pytest.fixture
-def through_numpy(monkeypatch):
-    """Small products go through numpy, whatever processor and threads there are."""
-    monkeypatch.setattr(matmul, "_numpy_is_faster", lambda: True)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    calls = []
-    multiply = np.matmul
-    monkeypatch.setattr(np, "matmul", lambda *args, **kwargs: calls.append(1) or multiply(*args, **kwargs))
-    return calls
 
 
 @pytest.mark.parametrize("side_by_side", [True, False])
