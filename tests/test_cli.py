@@ -124,6 +124,9 @@ def test_lines_end_at_a_line_feed_alone(tmp_path):
     lines = tmp_path / "lines.txt"
     lines.write_bytes("one\u2028still one\r\n\ntwo\x0bstill two\n".encode())
     assert read_texts(None, lines) == ["one\u2028still one", "", "two\x0bstill two"]
+    lines.write_bytes(b"one\ncaf\xe9\n")
+    with pytest.raises(ValueError, match="lines.txt, line 2: not UTF-8"):
+        read_texts(None, lines)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
@@ -321,6 +324,8 @@ def test_evaluate_scores_a_file_and_overwrites_none_unasked(demo, capsys, tmp_pa
     assert printed == json.loads((tmp_path / "scores.json").read_text("utf-8"))
     assert printed["num_examples"] == 2 and printed["baselines"]["copy_source"]["exact_match"] == 0.5
     assert run("evaluate", folder, *options, "--output", tmp_path / "scores.json") == 2
+    assert run("evaluate", folder, *options, "--output", tmp_path / "nowhere" / "scores.json") == 1
+    assert json.loads(capsys.readouterr().out)["bleu"] == printed["bleu"]  # what was computed is not lost
 
 
 def test_push_lists_what_would_go_and_sends_nothing(demo, capsys):

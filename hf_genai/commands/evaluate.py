@@ -91,6 +91,6 @@ def evaluate(
     scores.pop("predictions")
     what = {"model": model, "data": chosen["source"], "split": split, "left_out": left_out}
     text = json.dumps({**what, **options, **scores}, indent=2, ensure_ascii=False)
+    typer.echo(text)
     if output is not None:
         output.write_text(text + "\n", encoding="utf-8")
-    typer.echo(text)

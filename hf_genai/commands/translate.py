@@ -78,7 +78,12 @@ def read_texts(texts: list[str] | None, input_file: Path | None) -> list[str]:
         raise ValueError("input_file: give texts or a file, not both")
     if texts:
         return texts
-    text = (input_file.read_bytes() if input_file else sys.stdin.buffer.read()).decode("utf-8-sig")
+    where = input_file or "standard input"
+    try:
+        text = (input_file.read_bytes() if input_file else sys.stdin.buffer.read()).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"texts: {where}, line {line}: not UTF-8 ({error.reason})") from error
     if not text:
-        raise ValueError(f"texts: {input_file or 'standard input'} is empty; there is nothing to translate")
+        raise ValueError(f"texts: {where} is empty; there is nothing to translate")
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
