@@ -359,7 +359,8 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
             flat = None if angles is None else (angles[0][:, 0], angles[1][:, 0])
             hidden = step.run(hidden[:, 0], flat, past_key_values, mask, encoder_attention_mask, with_source)
             return (hidden if self.norm is None else self.norm(hidden)).unsqueeze(1)
-        for layer in self.layers:
+        depth = self.config.num_hidden_layers if self.is_causal else len(self.layers)  # a draft may leave early
+        for _, layer in zip(range(depth), self.layers, strict=False):
             if some and layer is self.layers[-1]:
                 kwargs["wanted"] = wanted.flatten()[texts[0].places].nonzero()[:, 0]
             hidden = layer(

@@ -32,6 +32,7 @@ def test_guessing_ahead_gives_what_greedy_search_gives(family, layout):
     assert model.generate(**ids, **GREEDY, prompt_lookup_num_tokens=3).tolist() == expected
     assistant = make(family, layout, hidden_size=16)
     assert model.generate(**ids, **GREEDY, assistant_model=assistant).tolist() == expected
+    assert model.generate(**ids, **GREEDY, assistant_early_exit=1).tolist() == expected
 
 
 @pytest.mark.parametrize(
