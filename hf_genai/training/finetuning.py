@@ -118,6 +118,9 @@ def parse_finetune_arguments(argv: Sequence[str] | None, description: str | None
             f"columns: {', '.join(sorted(unknown))} is no column of {data.task}, which has"
             f" {', '.join(TASKS[data.task].columns)}"
         )
+    names = list(data.columns.values())
+    if wrong := [name for name in names if not isinstance(name, str) or names.count(name) > 1]:
+        raise ValueError(f"columns: each must be the name of a column of its own, not {wrong[0]!r}")
     arguments = FineTuneArguments(data, model, generation, training, parsed.given, parsed.where)
     check_generation(arguments)
     writes = [

@@ -324,6 +324,8 @@ def test_classes_may_be_numbers_and_are_called_what_the_data_set_calls_them(tmp_
     [
         (["--task", "poetry"], "invalid choice: 'poetry'"),
         (["--columns", "{body: review}"], "body is no column of classification, which has text, label"),
+        (["--columns", "{text: [review]}"], "columns: each must be the name of a column of its own, not .'review'."),
+        (["--columns", "{text: review, label: review}"], "each must be the name of a column of its own, not 'review'"),
         (["--columns", "{text: review}"], "no column review; columns found"),
         (["--model", "null"], "not neither"),
         (["--test_data", "0"], "test: no row is left .* give --test_data a larger share"),
