@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.generation import StopStringCriteria
 from transformers.utils import logging
 
 from .data.tokenizers import TARGET_SUBFOLDER, load_tokenizers
@@ -324,6 +325,9 @@ class TextToTextPipeline(Pipeline):
             generate_kwargs |= {"assistant_model": self.assistant_model}
         if generate_kwargs.get("stop_strings") is not None:
             generate_kwargs.setdefault("tokenizer", self.target_tokenizer)
+            if callable(generate_kwargs.get("custom_generate")):  # transformers hands its tokenizer to no such loop
+                stop = StopStringCriteria(generate_kwargs.pop("tokenizer"), generate_kwargs.pop("stop_strings"))
+                generate_kwargs["stopping_criteria"] = [*generate_kwargs.get("stopping_criteria", []), stop]
         generate_kwargs = self._prepare_generate_kwargs(generate_kwargs)
         output = self.model.generate(**model_inputs, **generate_kwargs)  # type: ignore[operator]
         sequences = getattr(output, "sequences", output)

@@ -92,6 +92,14 @@ def test_generation_arguments_are_taken_at_the_start_and_at_the_call(model, toke
         pipe(TEXTS[0], num_beems=2)
 
 
+@pytest.mark.parametrize("loop", [None, hf_genai.fast_generate])
+def test_a_text_ends_with_the_string_that_stops_it(tokenizer, loop):
+    pipe = pipeline("translation", model=make_model("t5"), tokenizer=tokenizer, max_new_tokens=12)
+    whole = pipe(TEXTS[0])[0]["translation_text"]
+    stopped = pipe(TEXTS[0], stop_strings=[whole[2:4]], custom_generate=loop)[0]["translation_text"]
+    assert stopped != whole and whole.startswith(stopped) and whole[2:4] in stopped
+
+
 def test_sampling_follows_the_seed(tokenizer):
     pipe = pipeline("translation", model=make_model("t5"), tokenizer=tokenizer, max_new_tokens=8, do_sample=True)
     torch.manual_seed(0)
