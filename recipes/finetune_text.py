@@ -26,7 +26,7 @@ from hf_genai.data import train_tokenizer
 from hf_genai.hub import push, save_for_hub
 from hf_genai.model_folder import opening
 from hf_genai.training.card import save_unscored
-from hf_genai.training.checkpoints import checkpoint_to_resume, prepare_output_dir
+from hf_genai.training.checkpoints import checkpoint_to_resume, delete_earlier_run, prepare_output_dir
 from hf_genai.training.finetuning import (
     card_of_finetuning,
     check_fit,
@@ -95,6 +95,8 @@ def main(argv: list[str] | None = None) -> dict:
     if data.task == "summarisation" or arguments.generation.generation:
         set_generation(model, arguments, data.max_target_length if data.task == "summarisation" else None)
     rows = tokenize_splits(task, texts)
+    if is_main and training.overwrite_output_dir:
+        delete_earlier_run(folder)
 
     publish, training.push_to_hub = training.push_to_hub, False  # once, at the end, and not every checkpoint
     training.label_names = list(task.label_names)

@@ -27,7 +27,7 @@ from hf_genai.hub import push, save_for_hub
 from hf_genai.model_folder import opening
 from hf_genai.training import loop
 from hf_genai.training.card import save_unscored
-from hf_genai.training.checkpoints import checkpoint_to_resume, prepare_output_dir
+from hf_genai.training.checkpoints import checkpoint_to_resume, delete_earlier_run, prepare_output_dir
 from hf_genai.training.launch import check_launch, run_script
 from hf_genai.training.parsing import number_or_text
 from hf_genai.training.pretraining import (
@@ -93,6 +93,8 @@ def main(argv: list[str] | None = None) -> dict:
     if packed:
         logger.warning("packed: %s", packed)
 
+    if accelerator.is_main_process and training.overwrite_output_dir:
+        delete_earlier_run(folder)
     history = loop.train(model, rows, collate, training, validation, accelerator, checkpoint)
     model = loop.whole_model(model_class, model, accelerator)
     if model is None:

@@ -26,7 +26,7 @@ from hf_genai.model_folder import opening
 from hf_genai.objectives.seq2seq import Seq2SeqCollator, check_vocabulary, tokenize_pairs
 from hf_genai.training.arguments import RecipeArguments, parse_arguments
 from hf_genai.training.card import card_of_run, save_unscored
-from hf_genai.training.checkpoints import checkpoint_to_resume, prepare_output_dir
+from hf_genai.training.checkpoints import checkpoint_to_resume, delete_earlier_run, prepare_output_dir
 from hf_genai.training.launch import check_launch, run_script
 from hf_genai.training.model_config import build_config, set_generation
 from hf_genai.training.results import bare, draw_some, metrics_of_ids, score_model, summary_of_run, write_json
@@ -90,6 +90,8 @@ def main(argv: list[str] | None = None) -> dict:
         if cut.truncated_sources or cut.truncated_targets:
             logger.warning("%s: %s", split, cut)
 
+    if is_main and training.overwrite_output_dir:
+        delete_earlier_run(folder)
     publish, training.push_to_hub = training.push_to_hub, False  # once, at the end, and not every checkpoint
     stop = StopOnSignal()
     callbacks = [stop, StopOnDivergence()]

@@ -74,8 +74,8 @@ def prepare_output_dir(output_dir: str | os.PathLike, overwrite: bool, checkpoin
 
     A run goes on in its folder only if `checkpoint` lies there; one from elsewhere starts a folder of its own.
 
-    With `overwrite`, the checkpoints of the earlier run are deleted, as resuming would mix the runs; each is named in
-    a warning. Its other files stay until this run replaces them, and files that are nobody's stay for good.
+    With `overwrite`, `delete_earlier_run` is to follow once everything is ready to train: a run that is refused for
+    its data or its model takes nothing away.
 
     Raises:
         ValueError: if the folder is not empty and the run neither goes on in it nor overwrites it, or if both.
@@ -94,10 +94,15 @@ def prepare_output_dir(output_dir: str | os.PathLike, overwrite: bool, checkpoin
             f"output_dir: {folder} is not empty. Give another --output_dir, go on with its run by "
             "--resume_from_checkpoint true, or replace it by --overwrite_output_dir true"
         )
-    if overwrite and folder.is_dir():
-        stale = _checkpoints(folder)
-        for path in stale:
-            logger.warning("overwrite_output_dir: deleting %s", path)
-            shutil.rmtree(path)
-        (folder / "results.json").unlink(missing_ok=True)  # else a failed run would show the earlier one's results
     folder.mkdir(parents=True, exist_ok=True)
+
+
+def delete_earlier_run(output_dir: str | os.PathLike) -> None:
+    """Delete the checkpoints of an earlier run, as resuming would mix the runs; each is named in a warning.
+
+    Its other files stay until this run replaces them, and files that are nobody's stay for good.
+    """
+    for path in _checkpoints(output_dir):
+        logger.warning("overwrite_output_dir: deleting %s", path)
+        shutil.rmtree(path)
+    (Path(output_dir) / "results.json").unlink(missing_ok=True)  # else a failed run would show the earlier one's

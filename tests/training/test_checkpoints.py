@@ -6,7 +6,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hf_genai.training.checkpoints import checkpoint_fault, checkpoint_to_resume, prepare_output_dir
+from hf_genai.training.checkpoints import (
+    checkpoint_fault,
+    checkpoint_to_resume,
+    delete_earlier_run,
+    prepare_output_dir,
+)
 
 
 def make_checkpoint(folder: Path) -> Path:
@@ -70,6 +75,7 @@ def test_a_checkpoint_of_another_run_does_not_make_way_for_this_one(tmp_path):
     with pytest.raises(ValueError, match="exclude each other"):  # else it would be deleted before it is read
         prepare_output_dir(tmp_path / "two", overwrite=True, checkpoint=tmp_path / "link")
     prepare_output_dir(tmp_path / "two", overwrite=True, checkpoint=other)
+    delete_earlier_run(tmp_path / "two")
     assert checkpoint_fault(other) is None and not list((tmp_path / "two").iterdir())
 
 
@@ -78,6 +84,8 @@ def test_overwriting_deletes_the_checkpoints_and_nobody_elses_files(tmp_path, ca
     (tmp_path / "thesis.txt").write_text("mine")
     (tmp_path / "checkpoint-of-mine").mkdir()
     prepare_output_dir(tmp_path, overwrite=True, checkpoint=None)
+    assert (tmp_path / "checkpoint-1").is_dir()  # until this run is ready to train
+    delete_earlier_run(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-of-mine", "thesis.txt"]
     assert "deleting" in caplog.text
 

@@ -348,6 +348,24 @@ def test_what_cannot_work_is_refused_before_training(more, message, tmp_path):
         run("classification", tmp_path / "run", *more)
 
 
+def test_a_run_that_is_refused_takes_nothing_away_from_the_one_that_it_would_replace(tmp_path):
+    run("classification", tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    with pytest.raises(ValueError, match="no column review"):
+        run("classification", tmp_path / "run", "--overwrite_output_dir", "true", "--columns", "{text: review}")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+    run(
+        "classification",
+        tmp_path / "run",
+        "--overwrite_output_dir",
+        "true",
+        "--save_steps",
+        "1",
+        "--save_strategy",
+        "no",
+    )
+
+
 def broken(task: str, place: int, **values) -> list[dict]:
     rows = rows_of(task)
     rows[place].update(values)
