@@ -298,7 +298,8 @@ def states_of(cache: Cache) -> list[Tensor]:
     Raises:
         ValueError: if it holds keys and values, as a learned prefix does, instead of states.
     """
-    if not all(isinstance(layer, RecurrentStateLayer) for layer in cache.layers):
+    # not by their class: a model opened from the Hub brings its own copy of it, and the first one makes the caches
+    if not all(hasattr(layer, "state") for layer in cache.layers):
         raise ValueError(
             "past_key_values must hold the states of an earlier call, not keys and values: a recurrent model looks at"
             " none, so that it can learn a prompt (PromptTuningConfig) but no prefix (PrefixTuningConfig)"
