@@ -255,9 +255,9 @@ def test_steps_with_a_cache_equal_one_pass(case):
 @each
 @pytest.mark.parametrize("use_reentrant", [True, False])
 def test_checkpointed_gradients_equal_plain_ones(case, use_reentrant):
-    # Re-entrant checkpoints take the path without gradients first. It lays its results out in another order in memory,
-    # and dropout draws its numbers in that order.
-    model = case.loud_model(dropout=0.0 if use_reentrant else 0.1).train()
+    # Re-entrant checkpoints take the path without gradients first. A recurrence lays its results out in another order
+    # in memory there, and torch's dropout draws its numbers in that order.
+    model = case.loud_model(dropout=0.0 if use_reentrant and case.family == RNN else 0.1).train()
     batch = case.batch("right", "left", labels=True)
     if case.has_cache:
         batch["use_cache"] = False  # as with checkpoints: a cache is filled with padding and all
@@ -265,7 +265,7 @@ def test_checkpointed_gradients_equal_plain_ones(case, use_reentrant):
     plain = gradients(case, model, batch)
     model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
     torch.manual_seed(0)
-    assert_close(gradients(case, model, batch), plain)
+    assert_close(gradients(case, model, batch), plain, 5e-5)  # the first way may round otherwise than the second
 
 
 @each

@@ -1,4 +1,4 @@
-"""Attention in training on a CPU, in one function: what torch's fused kernel cannot do there, or does slower.
+"""Attention in training on a CPU, in one function: what torch's fused kernel cannot do there.
 
 A few texts at a time, so that their scores stay in the cache, with products that read the heads where the projections
 left them. Texts of different lengths that lie end to end go through it at once.
@@ -8,19 +8,16 @@ Shapes: B batch, T query and S key length, N tokens of all texts, H heads, E hea
 
 import itertools
 import math
-import operator
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .matmul import batched_product, small_products_pay
-from .transformer_kernels import BLOCK, margins, worthwhile
+from .fast_path import needs_gradient
+from .matmul import batched_product
+from .transformer_kernels import BLOCK, margins, on_cpu
 from .varlen_attention import by_group, grouped
-
-# Keys to a query, on average, up to which torch's fused kernel is slower than the products in `batched_product`.
-SHORT = 64
 
 
 class _Attention(torch.autograd.Function):
@@ -41,7 +38,7 @@ class _Attention(torch.autograd.Function):
                 out.zero_()
                 continue
             weights = q.new_empty(*q.shape[:3], k.shape[2])
-            corner = bias[..., : q.shape[2], : k.shape[2]]
+            corner = bias if groups is None else bias[..., : q.shape[2], : k.shape[2]]
             for rows in _texts(weights):
                 kept = weights[rows]
                 batched_product(q[rows], k[rows].transpose(2, 3), kept)
@@ -81,7 +78,9 @@ class _Attention(torch.autograd.Function):
                     change = torch.ops.aten.threshold_backward(change, kept, 0)
                 change = torch._softmax_backward_data(change, seen, -1, grad.dtype)
                 if bias_grad is not None:
-                    corner = _of(bias_grad, rows)[..., : change.shape[2], : change.shape[3]]
+                    corner = _of(bias_grad, rows)
+                    if ctx.groups is not None:
+                        corner = corner[..., : change.shape[2], : change.shape[3]]
                     corner += change.sum_to_size(corner.shape)
                 if ctx.scaling != 1:
                     change *= ctx.scaling
@@ -110,6 +109,7 @@ def _texts(weights: Tensor) -> Iterator[slice]:
 
 
 def _of(bias: Tensor, rows: slice) -> Tensor:
+    """Return the bias of some texts, where each has its own."""
     return bias if len(bias) == 1 else bias[rows]
 
 
@@ -123,10 +123,11 @@ def train_attention(
     dropout: float,
     text_lengths: tuple[list[int], list[int]] | None = None,
 ) -> Tensor | None:
-    """scaled_dot_product_attention in training, or None where torch's fused CPU kernel does as well or better.
+    """scaled_dot_product_attention with what torch's fused CPU kernel cannot do, or None where that one is better.
 
-    That one knows no dropout of the weights and no mask that is learned (T5's relative positions), and is slow for
-    short texts.
+    That is dropout of the weights, and a mask that is learned (T5's relative positions); each key head has one query
+    head. Whether weights are dropped does not depend on gradients being asked for, so that a checkpoint's second run
+    drops those that its first one dropped.
 
     Args:
         query: (B, H, T, E).
@@ -138,27 +139,24 @@ def train_attention(
     Returns:
         (B, T, H, E), as transformers' attention interface has it.
     """
-    learned = mask is not None and mask.requires_grad
+    learned = mask is not None and needs_gradient(mask)
     tensors = [query, key, value] if mask is None else [query, key, value, mask]
-    if query.shape[1] != key.shape[1] or not worthwhile(*tensors):
+    if not (0 < dropout < 1 or learned) or query.shape[1] != key.shape[1] or not on_cpu(*tensors):
         return None
-    length, keys, seen = query.shape[2], key.shape[2], key.shape[2]
+    length, keys = query.shape[2], key.shape[2]
     if text_lengths is not None:
         length, keys = (max(lengths) for lengths in text_lengths)
-        seen = sum(map(operator.mul, *text_lengths)) / query.shape[2]
-    hides_later = mask is None and is_causal and length > 1
-    short = not hides_later and seen <= SHORT and small_products_pay(query)
-    if not (dropout or learned or short):
-        return None
     if mask is None:
-        mask = query.new_zeros(1, 1, length, keys) if hides_later else query.new_zeros(1, 1, 1, 1)
-        if hides_later:
-            mask += torch.full_like(mask, -math.inf).triu_(1)
+        mask = query.new_zeros(1, 1, length, keys)
+        if is_causal and length > 1:
+            mask = torch.full_like(mask, -math.inf).triu_(1)
     elif mask.ndim != 4:
         return None
-    elif mask.dtype == torch.bool:
-        if not mask.any(-1).all():  # torch gives such a query a context of 0
+    elif not learned:
+        if mask.dtype == torch.bool:
+            mask = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, -math.inf)
+        if (mask == -math.inf).all(-1).any():  # torch gives a query that sees nothing a context of 0
             return None
-        mask = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, -math.inf)
+    mask.expand(query.shape[0], query.shape[1], length, keys)  # refuses what does not fit
     groups = None if text_lengths is None else grouped(*text_lengths)
     return _Attention.apply(query, key, value, mask, scaling, dropout, groups)

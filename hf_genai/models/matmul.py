@@ -6,6 +6,7 @@ used only where it exists and has once given the right product, else torch.mm do
 """
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -17,9 +18,9 @@ from .fast_path import fast_path_allowed, needs_gradient
 
 # Below these rows and multiplications the call costs more than the better product brings.
 SMALLEST_ROWS, SMALLEST_PRODUCT = 24, 2**22
-# Up to these multiplications a product is small: numpy's OpenBLAS is quicker than torch's MKL then, and stays in one
-# thread. Of few numbers in all, calling numpy costs more than it brings.
-LARGEST_SMALL, SMALLEST_BATCH = 2**18, 2**16
+# Up to these multiplications, fewer of a row or a column, a product is small: numpy's OpenBLAS is quicker than torch's
+# MKL then, and stays in one thread. Of few numbers in all, calling it costs more than it brings.
+LARGEST_SMALL, LARGEST_VECTOR, SMALLEST_BATCH = 2**18, 9 * 2**10, 2**16
 
 
 @functools.cache
@@ -88,22 +89,31 @@ def _numpy_is_faster() -> bool:
     return _is_amd() and "openblas" in str(built.get("Build Dependencies", {}).get("blas", {}).get("name"))
 
 
-def small_products_pay(x: Tensor) -> bool:
-    """Whether `batched_product` gives small products of tensors like x to numpy.
+@functools.cache
+def _numpy_has_one_thread() -> bool:
+    return os.environ.get("OPENBLAS_NUM_THREADS", os.environ.get("OMP_NUM_THREADS")) == "1"
+
+
+def _numpy_pays(x: Tensor, y: Tensor) -> bool:
+    """Whether numpy is quicker than torch with many products x (..., N, K) @ y (..., K, M).
 
     It takes one after the other: with several threads torch is the better one.
     """
-    fits = x.dtype == torch.float32 and x.device.type == "cpu" and torch.get_num_threads() == 1
-    return fits and _numpy_is_faster()
+    if x.dtype != torch.float32 or y.dtype != x.dtype or x.device.type != "cpu" or torch.get_num_threads() > 1:
+        return False
+    rows, columns = x.shape[-2], y.shape[-1]
+    largest = LARGEST_SMALL if min(rows, columns) > 1 or _numpy_has_one_thread() else LARGEST_VECTOR
+    small = rows * y.shape[-2] * columns <= largest and max(x.numel(), y.numel()) >= SMALLEST_BATCH
+    return small and _numpy_is_faster()
 
 
 def batched_product(x: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
     """x (..., N, K) @ y (..., K, M), outside autograd, in `out` if that is given."""
-    small = x.shape[-2] * y.shape[-2] * y.shape[-1] <= LARGEST_SMALL and max(x.numel(), y.numel()) >= SMALLEST_BATCH
-    if small and small_products_pay(x):
+    if _numpy_pays(x, y):
         if out is None:
             out = x.new_empty(*x.shape[:-1], y.shape[-1])
-        np.matmul(x.detach().numpy(), y.detach().numpy(), out=out.numpy())
+        with np.errstate(all="ignore"):  # torch says nothing of NaN either
+            np.matmul(x.detach().numpy(), y.detach().numpy(), out=out.numpy())
         return out
     if out is None:
         return x @ y

@@ -4,7 +4,7 @@ On a CPU they take a fifth of a training step, mostly in passes over memory that
 function here computes what the plain one that its docstring names does, and calls that one wherever a kernel would be
 wrong (see fast_path.py).
 
-Shapes: B batch, T query and S key length, D hidden size, H heads, E head size.
+Shapes: B batch, T length, D hidden size, H heads, E head size.
 """
 
 import math
@@ -22,12 +22,14 @@ from .fast_path import fast_path_allowed, needs_gradient
 BLOCK = 2**16
 
 
-def worthwhile(*tensors: Tensor, any_dtype: bool = False) -> bool:
-    """Whether a kernel is right, and the tensors are to be differentiated and on a CPU, where passes cost most."""
-    first = tensors[0]
-    if first.device.type != "cpu" or not needs_gradient(*tensors):
-        return False
-    return fast_path_allowed(*tensors, any_dtype=any_dtype)
+def on_cpu(*tensors: Tensor, any_dtype: bool = False) -> bool:
+    """Whether a kernel is right, and the tensors are on a CPU, where passes cost most."""
+    return tensors[0].device.type == "cpu" and fast_path_allowed(*tensors, any_dtype=any_dtype)
+
+
+def worthwhile(*tensors: Tensor) -> bool:
+    """Whether a kernel is right, and the tensors are to be differentiated on a CPU."""
+    return needs_gradient(*tensors) and on_cpu(*tensors)
 
 
 def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -90,13 +92,16 @@ class _Dropout(torch.autograd.Function):
 
 
 class Dropout(nn.Dropout):
-    """torch.nn.Dropout with random bits that cost a third, and a sum with a residual of the input's shape."""
+    """torch.nn.Dropout with random bits that cost a third, and a sum with a residual of the input's shape.
+
+    It drops the same with and without gradients: the second run of a checkpoint has to drop what the first one did.
+    """
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         alike = residual is None or (residual.dtype == input.dtype and residual.shape == input.shape)
         tensors = (input,) if residual is None else (input, residual)
         drops = self.training and 0 < self.p < 1 and not self.inplace
-        if drops and alike and worthwhile(*tensors, any_dtype=True):
+        if drops and alike and on_cpu(*tensors, any_dtype=True):
             return _Dropout.apply(input, residual, self.p)
         dropped = super().forward(input)
         return dropped if residual is None else residual + dropped
@@ -128,7 +133,7 @@ class _DroppedRelu(torch.autograd.Function):
 def dropped_relu(x: Tensor, dropout: nn.Dropout) -> Tensor:
     """dropout(relu(x)), which keeps no mask."""
     drops = type(dropout) is Dropout and dropout.training and 0 < dropout.p < 1
-    return _DroppedRelu.apply(x, dropout.p) if drops and worthwhile(x) else dropout(F.relu(x))
+    return _DroppedRelu.apply(x, dropout.p) if drops and on_cpu(x) else dropout(F.relu(x))
 
 
 # Norm ----------------------------------------------------------------------------------------------------------------

@@ -286,6 +286,8 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
             return None  # distances are counted over what lies between
         if wanted is not None:
             real.append(wanted & real[0])
+            if not real[-1].any():
+                return None
         return lay_out(*map(number_by_mask, real))
 
     def packed_for_flash(self, hidden: Tensor, position_ids: Tensor | None) -> dict[str, Any]:

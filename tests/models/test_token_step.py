@@ -162,5 +162,6 @@ def test_generation_through_numpy_writes_what_the_layers_write(beams, loop, thro
     model = gpt()
     options = {**prompts(), "num_beams": beams, "max_new_tokens": 20, "do_sample": False}
     found = model.generate(**options, custom_generate=loop)
+    assert through_numpy
     with plain_kernels():
         assert torch.equal(found, model.generate(**options))

@@ -230,7 +230,8 @@ def test_attention_to_short_texts_is_that_of_torch_text_by_text(side_by_side, le
     key, value = both.chunk(2, -1) if side_by_side else (x.contiguous() for x in both.chunk(2, -1))
     heads = [x.view(1, -1, H, E).transpose(1, 2) for x in (query, key, value)]
     bias = leaf(1, H, max(lengths), max(keys), dtype=torch.float32) if learned else None
-    found = train_attention(*heads, bias, False, 0.3, 0.0, text_lengths=(lengths, keys))
+    # a dropout that drops nothing
+    found = train_attention(*heads, bias, False, 0.3, 0.0 if learned else 1e-9, text_lengths=(lengths, keys))
     wanted, t, s = [], 0, 0
     for length, count in zip(lengths, keys, strict=True):
         one = heads[0][:, :, t : t + length], *(x[:, :, s : s + count] for x in heads[1:])
@@ -264,19 +265,41 @@ def test_gradients_of_one_projection_lie_side_by_side(monkeypatch):
         assert len(copies) == (order != [0, 1, 2])
 
 
-def test_attention_leaves_to_torch_what_torch_does_better(through_numpy):
+def test_attention_leaves_to_torch_what_torch_does_better():
     query, key = leaf(B, H, T, E), leaf(B, H, S, E)
     mask = torch.ones(B, 1, T, S, dtype=torch.bool)
     assert train_attention(query, key, key, mask, False, 1.0, dropout=0.0) is None  # the fused kernel
-    long = leaf(1, 1, 65, E, dtype=torch.float32)
-    assert train_attention(long, long, long, None, False, 1.0, dropout=0.0) is None
-    assert train_attention(long, long, long, None, False, 1.0, dropout=0.0, text_lengths=([35, 30],) * 2) is not None
-    assert train_attention(*[long[:, :, :9]] * 3, None, True, 1.0, dropout=0.0) is None  # half of it is not seen
+    assert train_attention(query, key, key, mask, False, 1.0, dropout=1.0) is None  # nothing is left
     assert train_attention(query, key[:, :1], key[:, :1], mask, False, 1.0, dropout=0.1) is None  # grouped heads
-    mask[0, 0, 2] = False
-    assert train_attention(query, key, key, mask, False, 1.0, dropout=0.1) is None  # a query that sees nothing
+    mask[0, 0, 2] = False  # a query that sees nothing
+    assert train_attention(query, key, key, mask, False, 1.0, dropout=0.1) is None
+    added = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, -torch.inf)
+    assert train_attention(query, key, key, added, False, 1.0, dropout=0.1) is None
     with torch.no_grad():
-        assert train_attention(query, key, key, None, False, 1.0, dropout=0.1) is None
+        assert train_attention(query, key, key, leaf(1, H, T, S), False, 1.0, dropout=0.0) is None
+
+
+@pytest.mark.parametrize("shape", [(1, 1, T + 1, S), (B, 1, 1, S + 1), (B + 1, 1, T, S)])
+def test_a_mask_that_does_not_fit_is_refused_as_by_torch(shape):
+    query, key = leaf(B, H, T, E), leaf(B, H, S, E)
+    for attend in (train_attention, F.scaled_dot_product_attention):
+        with pytest.raises(RuntimeError, match="size"):
+            options = (False, 1.0, 0.1) if attend is train_attention else ()
+            attend(query, key, key, torch.zeros(shape, dtype=query.dtype), *options)
+
+
+def test_the_same_is_dropped_with_and_without_gradients():
+    """As a re-entrant checkpoint runs a layer first without, then with them."""
+    query, key, x = leaf(B, H, T, E), leaf(B, H, S, E), leaf(B, T, D)
+
+    def dropped():
+        torch.manual_seed(5)
+        return train_attention(query, key, key, None, False, 1.0, dropout=0.5), Dropout(0.5)(x), Dropout(0.5)(x, x)
+
+    with torch.no_grad():
+        first = dropped()
+    for one, two in zip(first, dropped(), strict=True):
+        assert torch.equal(one, two) and two.requires_grad and not one.requires_grad
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -5,7 +5,7 @@ import tiny_transformer as tiny
 import torch
 from test_transformers import LAYOUTS, make, text
 
-from hf_genai.models import attention, attention_kernel
+from hf_genai.models import attention
 from hf_genai.models.attention_kernel import train_attention
 from hf_genai.models.varlen_attention import attend_by_text, lay_out, number_by_mask, number_by_position
 
@@ -19,9 +19,9 @@ each_packing_layout = pytest.mark.parametrize(
 NO_DROPOUT = {**tiny.PLAIN, "activation_dropout_prob": 0.0}
 
 
-@pytest.fixture(params=["texts at once", "text by text"])
-def calls(monkeypatch, request):
-    """How many attentions went by texts: through the kernel for short ones, and as where that does not pay."""
+@pytest.fixture
+def calls(monkeypatch):
+    """How many attentions went by texts: each for itself, or where biases are learned all at once."""
     found = []
 
     def by_text(*arguments):
@@ -34,7 +34,6 @@ def calls(monkeypatch, request):
             found.append(text_lengths[1])
         return context
 
-    monkeypatch.setattr(attention_kernel, "small_products_pay", lambda x: request.param == "texts at once")
     monkeypatch.setattr(attention, "attend_by_text", by_text)
     monkeypatch.setattr(attention, "train_attention", at_once)
     return found
@@ -174,6 +173,13 @@ def test_dropped_weights_keep_the_mean():
     found = layer.train()(x.repeat(1, 1000, 1), texts=([4] * 1000,) * 2)[0].view(1000, 4, 16)
     assert found.std(0).mean() > 0.1
     assert ((found.mean(0) - wanted).abs() < 5 * found.std(0) / 1000**0.5).all()
+
+
+def test_labels_that_are_all_on_padding_are_no_reason_to_drop_it():
+    model, batch = make("bert", "classic", **NO_DROPOUT).train(), text("right")
+    batch["labels"] = torch.where(batch["attention_mask"].bool(), -100, 5)
+    everywhere = loss_and_gradients(model, "eager", **batch)
+    torch.testing.assert_close(loss_and_gradients(model, "sdpa", **batch), everywhere, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("variant", ["modern", "classic", "roberta, no token types"])
