@@ -238,7 +238,7 @@ class TransformerSteps:
     def ungroup(self, context: Tensor) -> Tensor:
         """(B, K, G * W, E) -> (N, H * E)."""
         if self.beams == 1:
-            return context.view(len(context), -1)
+            return context.view(context.shape[0], -1)
         context = context.unflatten(2, (self.groups, self.beams)).permute(0, 3, 1, 2, 4)
         return context.reshape(len(context) * self.beams, -1)
 

@@ -83,7 +83,7 @@ def adder(rows: int, y: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 @functools.cache
-def _numpy_is_faster() -> bool:
+def numpy_is_faster() -> bool:
     """Whether this is an AMD processor, and numpy multiplies by OpenBLAS."""
     built = np.show_config(mode="dicts") or {}
     return _is_amd() and "openblas" in str(built.get("Build Dependencies", {}).get("blas", {}).get("name"))
@@ -104,7 +104,13 @@ def _numpy_pays(x: Tensor, y: Tensor) -> bool:
     rows, columns = x.shape[-2], y.shape[-1]
     largest = LARGEST_SMALL if min(rows, columns) > 1 or _numpy_has_one_thread() else LARGEST_VECTOR
     small = rows * y.shape[-2] * columns <= largest and max(x.numel(), y.numel()) >= SMALLEST_BATCH
-    return small and _numpy_is_faster()
+    return small and numpy_is_faster()
+
+
+def numpy_product(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
+    """x (..., N, K) @ y (..., K, M) in `out`; as silent about NaN as torch."""
+    with np.errstate(all="ignore"):
+        np.matmul(x, y, out=out)
 
 
 def batched_product(x: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
@@ -112,8 +118,7 @@ def batched_product(x: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
     if _numpy_pays(x, y):
         if out is None:
             out = x.new_empty(*x.shape[:-1], y.shape[-1])
-        with np.errstate(all="ignore"):  # torch says nothing of NaN either
-            np.matmul(x.detach().numpy(), y.detach().numpy(), out=out.numpy())
+        numpy_product(x.detach().numpy(), y.detach().numpy(), out.numpy())
         return out
     if out is None:
         return x @ y

@@ -1,16 +1,20 @@
 """Linear maps laid out for a few rows: what decoding multiplies by, over and over, with the same weights.
 
-With a few rows a product takes about as long as reading its matrix, so the layout decides: oneDNN's own blocks for
-several rows (torch's entry to them is private: it is used only where it exists and has once given the right product),
-the transposed matrix for one row that becomes wider. Each layout is a copy of the weight, made when first needed.
+With a few rows a product takes about as long as reading its matrix, so the layout decides: narrow panels for numpy's
+OpenBLAS, which multiplies small matrices as they lie; oneDNN's own blocks for several rows (torch's entry to them is
+private: it is used only where it exists and has once given the right product); the transposed matrix for one row that
+becomes wider. Each layout is a copy of the weight, made when first needed.
 """
 
 import functools
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .matmul import numpy_is_faster, numpy_product
 
 # activation -> what oneDNN calls it, and its variant
 FUSED = {"relu": ("relu", ""), "gelu": ("gelu", "none"), "gelu_pytorch_tanh": ("gelu", "tanh"), "silu": ("swish", "")}
@@ -24,6 +28,9 @@ PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
 TYPICAL_ROWS = ((16, 8), (2**62, 32))
 # With fewer weights than this, the way to oneDNN takes longer than its product saves.
 SMALLEST_PACKED = 2**16
+# Outputs in a panel, weights from which panels pay, and the multiplications up to which OpenBLAS takes a panel as it
+# lies; beyond, it first rearranges it, as for large products.
+PANEL, SMALLEST_IN_PANELS, LARGEST_WITH_PANEL = 64, 2**14, 10**6
 
 
 @functools.cache
@@ -48,6 +55,12 @@ def packing_works(dtype: torch.dtype) -> bool:
         return False
 
 
+@functools.cache
+def _panels_are_faster() -> bool:
+    # OpenBLAS has its kernels for small matrices with AVX-512 only
+    return numpy_is_faster() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
 class PackedLinear:
     """activation(x @ weight.T + bias) for few rows x, outside autograd.
 
@@ -63,10 +76,13 @@ class PackedLinear:
         self.transposed: Tensor | None = None  # (K, M)
         self.packed: Tensor | None = None  # opaque
         self.packed_for = 0  # rows
+        self.panels: np.ndarray | None = None  # (M / PANEL, K, PANEL), the last one filled up with zeros
         self.fused = ("none", "") if activation is None else FUSED[activation]
 
     def __call__(self, x: Tensor) -> Tensor:
         """(N, K) -> (N, M)."""
+        if self.suits_panels(x):
+            return self.product_by_panels(x)
         one_row = len(x) == 1 and x.dtype == torch.float32
         small = self.weight.numel() < SMALLEST_PACKED and x.dtype == torch.float32
         if not one_row and not small and torch.backends.mkldnn.enabled and packing_works(x.dtype):
@@ -84,3 +100,22 @@ class PackedLinear:
         else:
             x = F.linear(x, self.weight, self.bias)
         return x if self.activation is None else PLAIN[self.activation](x)
+
+    def suits_panels(self, x: Tensor) -> bool:
+        if x.dtype != torch.float32 or self.weight.numel() < SMALLEST_IN_PANELS or torch.get_num_threads() > 1:
+            return False
+        return max(x.shape[0], 2) * self.weight.shape[1] * PANEL <= LARGEST_WITH_PANEL and _panels_are_faster()
+
+    def product_by_panels(self, x: Tensor) -> Tensor:
+        (outputs, inputs), given = self.weight.shape, x.shape[0]
+        if self.panels is None:
+            filled = F.pad(self.weight, (0, 0, 0, -outputs % PANEL))
+            self.panels = filled.view(-1, PANEL, inputs).transpose(1, 2).contiguous().numpy()
+        # a product of one row is a sum of rows to OpenBLAS, and takes longer than that of two
+        rows = torch.cat((x, x)) if given == 1 else x.detach()
+        product = np.empty((rows.shape[0], len(self.panels), PANEL), np.float32)
+        numpy_product(rows.numpy(), self.panels, product.swapaxes(0, 1))
+        found = torch.from_numpy(product.reshape(len(product), -1)[:given, :outputs]).contiguous()
+        if self.bias is not None:
+            found.add_(self.bias)
+        return found if self.activation is None else PLAIN[self.activation](found)

@@ -106,13 +106,13 @@ class StepLayers:
         for index, layer in enumerate(self.layers):
 
             def own(x, index=index, layer=layer):
-                x = layer.qkv(x).view(len(x), -1, self.head_dim)  # (N, H + 2 K, E)
+                x = layer.qkv(x).view(x.shape[0], -1, self.head_dim)  # (N, H + 2 K, E)
                 if angles is not None:
                     x = torch.cat([rotate(x[:, :turned], *angles), x[:, turned:]], 1)
                 return layer.o(attend(index, x[:, :heads], x[:, heads:]))
 
             def source(x, index=index, layer=layer):
-                return layer.cross_o(look(index, layer.cross_q(x).view(len(x), -1, self.head_dim)))
+                return layer.cross_o(look(index, layer.cross_q(x).view(x.shape[0], -1, self.head_dim)))
 
             hidden = layer.add(hidden, layer.norm, own)
             if look is not None:
@@ -214,7 +214,7 @@ class CachedStep:
         """(N, D) -> (N, D): what `TransformerStack.run` does for one token a row, but for the last norm."""
         own = getattr(cache, "self_attention_cache", cache)
         mask, source_mask = additive(mask, hidden.dtype), additive(source_mask, hidden.dtype)
-        rows, grouped = len(hidden), (len(hidden), self.steps.key_heads, -1, self.steps.head_dim)
+        rows, grouped = hidden.shape[0], (hidden.shape[0], self.steps.key_heads, -1, self.steps.head_dim)
         if mask is not None and mask.shape[1] > 1:
             mask = mask.reshape(len(mask), self.steps.key_heads, -1, mask.shape[3])  # (N or 1, K, G, S)
 

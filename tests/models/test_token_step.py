@@ -58,10 +58,11 @@ def prompts(rows: int = 3):
 
 
 @pytest.mark.parametrize("activation", [None, *FUSED])
-@pytest.mark.parametrize("shape", [(48, 16), (16, 48)])
-@pytest.mark.parametrize("smallest", [0, 10**6])
-def test_a_packed_linear_map_is_the_linear_map(activation, shape, smallest, monkeypatch):
-    monkeypatch.setattr(packed_linear, "SMALLEST_PACKED", smallest)
+@pytest.mark.parametrize("shape", [(48, 16), (16, 48), (2 * packed_linear.PANEL, 16)])
+@pytest.mark.parametrize("layout", ["as it lies", "packed", "panels"])
+def test_a_packed_linear_map_is_the_linear_map(activation, shape, layout, monkeypatch, through_numpy):
+    monkeypatch.setattr(packed_linear, "SMALLEST_PACKED", 0 if layout == "packed" else 10**6)
+    monkeypatch.setattr(packed_linear, "SMALLEST_IN_PANELS", 0 if layout == "panels" else 10**6)
     weight, bias = torch.randn(shape), torch.randn(shape[0])
     for b in (bias, None):
         packed = PackedLinear(weight, b, activation)
@@ -69,7 +70,10 @@ def test_a_packed_linear_map_is_the_linear_map(activation, shape, smallest, monk
             x = torch.randn(rows, shape[1])
             wanted = F.linear(x, weight, b)
             wanted = wanted if activation is None else PLAIN[activation](wanted)
-            torch.testing.assert_close(packed(x), wanted, atol=1e-5, rtol=1e-5)
+            found = packed(x)
+            torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+            assert found.is_contiguous()
+    assert len(through_numpy) == (8 if layout == "panels" else 0)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -115,7 +119,8 @@ def test_a_cache_that_was_copied_cropped_or_reordered_goes_on_as_without_steps()
 @torch.no_grad()
 @pytest.mark.parametrize("part", ["self_attn.q_proj", "mlp.up_proj"])
 def test_weights_that_change_between_steps_are_seen(part, monkeypatch):
-    monkeypatch.setattr(packed_linear, "SMALLEST_PACKED", 0)  # else some are used where they lie, and not packed
+    for smallest in ("SMALLEST_PACKED", "SMALLEST_IN_PANELS"):  # else some are used where they lie, and not packed
+        monkeypatch.setattr(packed_linear, smallest, 0)
     model = gpt()
     cache, token = warmed_up(model)
     twin = copy.deepcopy(cache)
