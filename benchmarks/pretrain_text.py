@@ -30,6 +30,8 @@ from hf_genai.training.pretraining_tokenizer import special_tokens
 
 VOCABULARY, LENGTH = 8192, 128
 SENTENCES, ROWS, POOL = 96, 16, 20  # of a batch; batches among which lengths are sorted
+# BERT's own batch (Devlin et al. 2019, appendix A.2), and an eighth of the tokens of T5's (Raffel et al. 2020, 3.1.2)
+MANY_SENTENCES, MANY_ROWS = 256, 64
 
 
 def make_tokenizer(texts: list[str]):
@@ -113,6 +115,10 @@ def masked(texts: list[str], tokenizer, rounds: int) -> list[dict]:
     """Sentences: in random batches, in batches of like lengths and, ours, packed."""
     sentences = [part for text in texts for part in re.split(r"(?<=[.!?])\s+", text) if len(part.split()) > 2]
     padded = Texts(sentences, tokenizer, "mlm", False, SENTENCES)
+    many, buckets = (
+        Texts(sentences, tokenizer, "mlm", False, MANY_SENTENCES),
+        ("length buckets", "transformers length buckets"),
+    )
     packed = Texts(sentences, tokenizer, "mlm", True, ROWS)
     lengths = [len(ids) for ids in padded.rows["input_ids"]]
     print(f"{len(lengths):,} sentences, {statistics.mean(lengths):.1f} tokens each; packed: {packed.report}")
@@ -122,7 +128,7 @@ def masked(texts: list[str], tokenizer, rounds: int) -> list[dict]:
     pairs = {
         ("padded", "transformers padded"): 4.4,
         ("packed", "transformers padded"): 4.4,
-        ("length buckets", "transformers length buckets"): 2.3,
+        buckets: 2.3,
         ("packed", "transformers length buckets"): 2.3,
     }
     rows = []
@@ -131,6 +137,9 @@ def masked(texts: list[str], tokenizer, rounds: int) -> list[dict]:
         contenders = {kind: (ours, make()) for kind, make in {**sources, "packed": packed.batches}.items()}
         contenders |= {f"transformers {kind}": (theirs, make()) for kind, make in sources.items()}
         rows += compare(f"mlm, dropout {dropout:g}", per_token(contenders, rounds, tokenizer.pad_token_id), pairs)
+        contenders = {buckets[0]: (ours, many.batches(sort=True)), buckets[1]: (theirs, many.batches(sort=True))}
+        name = f"mlm, {MANY_SENTENCES} sentences, dropout {dropout:g}"
+        rows += compare(name, per_token(contenders, rounds, tokenizer.pad_token_id), {buckets: pairs[buckets]})
     return rows
 
 
@@ -156,19 +165,19 @@ def causal(texts: list[str], tokenizer, rounds: int) -> list[dict]:
 
 def spans(texts: list[str], tokenizer, rounds: int) -> list[dict]:
     """Full rows on both sides (texts end to end, as in the paper), and texts each in a row of its own."""
-    packed, padded = (Texts(texts, tokenizer, "span_corruption", packing, ROWS) for packing in (True, False))
-    ours, theirs = our_t5(VOCABULARY, LENGTH).train(), peers.t5(VOCABULARY).train()
-    for source in (packed, padded):
-        check_equal(ours, theirs, peers.weights_of_t5, next(source.batches()))
-    rows = []
     pairs = {("packed", "T5 packed"): 1.3, ("padded", "T5 padded"): None, ("packed", "T5 padded"): 2.0}
-    for dropout in (0.1, 0.0):
-        ours, theirs = our_t5(VOCABULARY, LENGTH, dropout).train(), peers.t5(VOCABULARY, dropout).train()
-        contenders = {"packed": (ours, packed.batches()), "padded": (ours, padded.batches())}
-        contenders |= {"T5 packed": (theirs, packed.batches()), "T5 padded": (theirs, padded.batches())}
-        rows += compare(
-            f"span corruption, dropout {dropout:g}", per_token(contenders, rounds, tokenizer.pad_token_id), pairs
-        )
+    rows = []
+    for size in (ROWS, MANY_ROWS):
+        packed, padded = (Texts(texts, tokenizer, "span_corruption", packing, size) for packing in (True, False))
+        ours, theirs = our_t5(VOCABULARY, LENGTH).train(), peers.t5(VOCABULARY).train()
+        for source in (packed, padded):
+            check_equal(ours, theirs, peers.weights_of_t5, next(source.batches()))
+        for dropout in (0.1, 0.0):
+            ours, theirs = our_t5(VOCABULARY, LENGTH, dropout).train(), peers.t5(VOCABULARY, dropout).train()
+            contenders = {"packed": (ours, packed.batches()), "padded": (ours, padded.batches())}
+            contenders |= {"T5 packed": (theirs, packed.batches()), "T5 padded": (theirs, padded.batches())}
+            name = f"span corruption, {size} rows, dropout {dropout:g}"
+            rows += compare(name, per_token(contenders, rounds, tokenizer.pad_token_id), pairs)
     return rows
 
 

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from .fast_path import needs_gradient
 from .matmul import batched_product
-from .transformer_kernels import BLOCK, margins, on_cpu
+from .transformer_kernels import BLOCK, Coins, on_cpu
 from .varlen_attention import by_group, grouped
 
 
@@ -29,7 +29,9 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, query, key, value, bias, scaling, dropout, groups):
-        ctx.scaling, ctx.groups, ctx.bias_shape, ctx.factor = scaling, groups, bias.shape, None
+        ctx.scaling, ctx.groups, ctx.bias_shape = scaling, groups, bias.shape
+        coins = Coins(dropout) if dropout else None
+        ctx.factor = None if coins is None else coins.factor
         context = query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
         parts = by_group(groups, query, key, value), by_group(groups, context.transpose(1, 2), sides=(0,))
         saved: list[Tensor] = []
@@ -44,9 +46,9 @@ class _Attention(torch.autograd.Function):
                 batched_product(q[rows], k[rows].transpose(2, 3), kept)
                 torch.add(_of(corner, rows), kept, alpha=scaling, out=kept)
                 torch.softmax(kept, -1, out=kept)
-                if dropout:
+                if coins is not None:
                     # weights are positive: those that are dropped get a sign, and no mask is needed
-                    drawn, ctx.factor = margins(kept, dropout)
+                    drawn = coins.margins(kept.shape)
                     kept = torch.copysign(kept, drawn, out=kept).clamp_min(0).mul_(ctx.factor)
                 batched_product(kept, v[rows], out[rows])
             saved.append(weights)

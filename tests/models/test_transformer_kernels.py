@@ -2,6 +2,7 @@
 
 import functools
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,12 +14,12 @@ from hf_genai.models.fast_path import plain_kernels
 from hf_genai.models.matmul import Linear, project, together
 from hf_genai.models.positions import rotate
 from hf_genai.models.transformer_kernels import (
+    Coins,
     Dropout,
     RMSNorm,
     dropped_relu,
     gated,
     gelu_tanh,
-    keep_mask,
 )
 
 B, T, S, H, E, D = 2, 5, 7, 3, 4, 12
@@ -121,17 +122,32 @@ def test_dropout_keeps_the_mean_and_the_share_and_its_gradient_has_the_same_zero
 
 
 def test_of_all_random_words_just_the_share_to_be_dropped_drops(monkeypatch):
-    every = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.int64)
-    monkeypatch.setattr(torch.Tensor, "random_", lambda words, *bounds: words.copy_(every))
-    mask, factor = keep_mask(torch.empty(2**16), 0.1)
-    assert (mask == 0).sum() == round(0.1 * 2**16) and mask.sum() * factor == 2**16
+    monkeypatch.setattr(Coins, "draw", lambda coins, shape: np.arange(2**16, dtype=np.uint16))
+    coins = Coins(0.1)
+    mask = coins.keep(torch.empty(2**16, dtype=torch.bool))
+    assert (~mask).sum() == round(0.1 * 2**16) and mask.sum() * coins.factor == 2**16
+    assert torch.equal(coins.margins(mask.shape) >= 0, mask)
 
 
 @pytest.mark.parametrize("probability", [1e-6, 0.25, 0.9999999])
 def test_the_factor_is_that_of_the_probability_that_the_bits_can_hold(probability):
-    mask, factor = keep_mask(torch.empty(333, 3), probability)
-    assert mask.shape == (333, 3)
-    assert factor >= 1 and factor != float("inf")
+    coins = Coins(probability)
+    assert coins.keep(torch.empty(333, 3, dtype=torch.bool)).shape == coins.margins(torch.Size((333, 3))).shape
+    assert coins.factor >= 1 and coins.factor != float("inf")
+
+
+def test_random_words_follow_torchs_seed_and_go_on_from_draw_to_draw():
+    draws = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        coins, others = Coins(0.1), Coins(0.1)
+        draws.append([c.draw(torch.Size((5000,))).astype(np.int64) for c in (coins, coins, others)])
+    same, again, other = draws
+    for first, second in zip(same, again, strict=True):
+        assert (first == second).all()
+    pairs = [(same[0], same[1]), (same[0], same[2]), (same[0], other[0])]
+    for first, second in pairs:
+        assert abs(np.corrcoef(first, second)[0, 1]) < 0.07 and (first != second).mean() > 0.99
 
 
 def test_dropout_is_the_same_for_the_same_seed_and_none_in_evaluation():
