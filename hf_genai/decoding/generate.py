@@ -49,8 +49,8 @@ def fast_generate(
 
     Greedy search, sampling and beam search write the tokens that plain `generate()` writes. A `GenaiGPTForCausalLM` or
     `GenaiT5ForConditionalGeneration` in float32 on a CPU runs by packed weights, kept from call to call until the
-    model changes (a second and for single rows a third copy of the weights in memory); any other model runs by its
-    own forward. Sampling with a seed draws the same tokens.
+    model changes (a second copy of the weights in memory, a third where batches of one and of many rows alternate);
+    any other model runs by its own forward. Sampling with a seed draws the same tokens.
 
     transformers keeps `streamer`, `assistant_model` and `tokenizer` from a custom loop: text is not streamed here, no
     assistant is asked (its answers would be the same), and instead of `stop_strings` it takes

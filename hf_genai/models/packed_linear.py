@@ -28,9 +28,10 @@ PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
 TYPICAL_ROWS = ((16, 8), (2**62, 32))
 # With fewer weights than this, the way to oneDNN takes longer than its product saves.
 SMALLEST_PACKED = 2**16
-# Outputs in a panel, weights from which panels pay, and the multiplications up to which OpenBLAS takes a panel as it
-# lies; beyond, it first rearranges it, as for large products.
-PANEL, SMALLEST_IN_PANELS, LARGEST_WITH_PANEL = 64, 2**14, 10**6
+# Outputs in a panel; weights from which panels pay for one row and for several; outputs below which too much of the
+# last panel may be empty; and the multiplications up to which OpenBLAS takes a panel as it lies (beyond, it first
+# rearranges it, as for large products).
+PANEL, SMALLEST_IN_PANELS, FEWEST_OUTPUTS, LARGEST_WITH_PANEL = 64, (2**18, 2**15), 256, 10**6
 
 
 @functools.cache
@@ -102,20 +103,32 @@ class PackedLinear:
         return x if self.activation is None else PLAIN[self.activation](x)
 
     def suits_panels(self, x: Tensor) -> bool:
-        if x.dtype != torch.float32 or self.weight.numel() < SMALLEST_IN_PANELS or torch.get_num_threads() > 1:
+        rows, (outputs, inputs) = x.shape[0], self.weight.shape
+        smallest = SMALLEST_IN_PANELS[0] if rows == 1 else SMALLEST_IN_PANELS[1]
+        if x.dtype != torch.float32 or outputs * inputs < smallest or outputs < FEWEST_OUTPUTS:
             return False
-        return max(x.shape[0], 2) * self.weight.shape[1] * PANEL <= LARGEST_WITH_PANEL and _panels_are_faster()
+        fits = max(rows, 2) * inputs * PANEL <= LARGEST_WITH_PANEL
+        return fits and torch.get_num_threads() == 1 and _panels_are_faster()
+
+    def make_panels(self) -> np.ndarray:
+        (outputs, inputs), filled = self.weight.shape, len(self.weight) // PANEL
+        panels = self.weight.new_empty(-(-outputs // PANEL), inputs, PANEL)
+        whole, rest = self.weight[: filled * PANEL], self.weight[filled * PANEL :]
+        panels[:filled] = whole.view(filled, PANEL, inputs).transpose(1, 2)
+        if len(rest):
+            panels[filled, :, : len(rest)], panels[filled, :, len(rest) :] = rest.t(), 0
+        return panels.numpy()
 
     def product_by_panels(self, x: Tensor) -> Tensor:
-        (outputs, inputs), given = self.weight.shape, x.shape[0]
         if self.panels is None:
-            filled = F.pad(self.weight, (0, 0, 0, -outputs % PANEL))
-            self.panels = filled.view(-1, PANEL, inputs).transpose(1, 2).contiguous().numpy()
+            self.panels = self.make_panels()
+        x, given = x.detach(), x.shape[0]
         # a product of one row is a sum of rows to OpenBLAS, and takes longer than that of two
-        rows = torch.cat((x, x)) if given == 1 else x.detach()
+        rows = torch.cat((x, x)) if given == 1 else x
         product = np.empty((rows.shape[0], len(self.panels), PANEL), np.float32)
         numpy_product(rows.numpy(), self.panels, product.swapaxes(0, 1))
-        found = torch.from_numpy(product.reshape(len(product), -1)[:given, :outputs]).contiguous()
+        side_by_side = product.reshape(len(product), len(self.panels) * PANEL)
+        found = torch.from_numpy(side_by_side[:given, : len(self.weight)]).contiguous()
         if self.bias is not None:
             found.add_(self.bias)
         return found if self.activation is None else PLAIN[self.activation](found)

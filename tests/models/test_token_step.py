@@ -62,18 +62,19 @@ def prompts(rows: int = 3):
 @pytest.mark.parametrize("layout", ["as it lies", "packed", "panels"])
 def test_a_packed_linear_map_is_the_linear_map(activation, shape, layout, monkeypatch, through_numpy):
     monkeypatch.setattr(packed_linear, "SMALLEST_PACKED", 0 if layout == "packed" else 10**6)
-    monkeypatch.setattr(packed_linear, "SMALLEST_IN_PANELS", 0 if layout == "panels" else 10**6)
+    monkeypatch.setattr(packed_linear, "SMALLEST_IN_PANELS", (0, 0) if layout == "panels" else (10**6, 10**6))
+    monkeypatch.setattr(packed_linear, "FEWEST_OUTPUTS", 0)
     weight, bias = torch.randn(shape), torch.randn(shape[0])
     for b in (bias, None):
         packed = PackedLinear(weight, b, activation)
-        for rows in (1, 5, 40, 5):
+        for rows in (1, 5, 40, 0, 5):
             x = torch.randn(rows, shape[1])
             wanted = F.linear(x, weight, b)
             wanted = wanted if activation is None else PLAIN[activation](wanted)
             found = packed(x)
             torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
             assert found.is_contiguous()
-    assert len(through_numpy) == (8 if layout == "panels" else 0)
+    assert len(through_numpy) == (10 if layout == "panels" else 0)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -119,8 +120,7 @@ def test_a_cache_that_was_copied_cropped_or_reordered_goes_on_as_without_steps()
 @torch.no_grad()
 @pytest.mark.parametrize("part", ["self_attn.q_proj", "mlp.up_proj"])
 def test_weights_that_change_between_steps_are_seen(part, monkeypatch):
-    for smallest in ("SMALLEST_PACKED", "SMALLEST_IN_PANELS"):  # else some are used where they lie, and not packed
-        monkeypatch.setattr(packed_linear, smallest, 0)
+    monkeypatch.setattr(packed_linear, "SMALLEST_PACKED", 0)  # else some are used where they lie, and not packed
     model = gpt()
     cache, token = warmed_up(model)
     twin = copy.deepcopy(cache)
