@@ -33,6 +33,9 @@ SMALLEST_PACKED = 2**16
 # rearranges it, as for large products).
 PANEL, SMALLEST_IN_PANELS, FEWEST_OUTPUTS, LARGEST_WITH_PANEL = 64, (2**18, 2**15), 256, 10**6
 
+# From this many rows on, tanh-GELU takes so long by itself that the product into which oneDNN draws it is the better.
+FEWEST_FUSED = 16
+
 
 @functools.cache
 def packing_works(dtype: torch.dtype) -> bool:
@@ -107,6 +110,8 @@ class PackedLinear:
         smallest = SMALLEST_IN_PANELS[0] if rows == 1 else SMALLEST_IN_PANELS[1]
         if x.dtype != torch.float32 or outputs * inputs < smallest or outputs < FEWEST_OUTPUTS:
             return False
+        if self.activation == "gelu_pytorch_tanh" and rows >= FEWEST_FUSED:
+            return False
         fits = max(rows, 2) * inputs * PANEL <= LARGEST_WITH_PANEL
         return fits and torch.get_num_threads() == 1 and _panels_are_faster()
 
@@ -114,7 +119,7 @@ class PackedLinear:
         (outputs, inputs), filled = self.weight.shape, len(self.weight) // PANEL
         panels = self.weight.new_empty(-(-outputs // PANEL), inputs, PANEL)
         whole, rest = self.weight[: filled * PANEL], self.weight[filled * PANEL :]
-        panels[:filled] = whole.view(filled, PANEL, inputs).transpose(1, 2)
+        panels[:filled] = whole.reshape(filled, PANEL, inputs).transpose(1, 2)
         if len(rest):
             panels[filled, :, : len(rest)], panels[filled, :, len(rest) :] = rest.t(), 0
         return panels.numpy()

@@ -66,7 +66,8 @@ def test_a_packed_linear_map_is_the_linear_map(activation, shape, layout, monkey
     monkeypatch.setattr(packed_linear, "FEWEST_OUTPUTS", 0)
     weight, bias = torch.randn(shape), torch.randn(shape[0])
     for b in (bias, None):
-        packed = PackedLinear(weight, b, activation)
+        stored = weight if b is None else weight.t().contiguous().t()
+        packed = PackedLinear(stored, b, activation)
         for rows in (1, 5, 40, 0, 5):
             x = torch.randn(rows, shape[1])
             wanted = F.linear(x, weight, b)
@@ -74,7 +75,8 @@ def test_a_packed_linear_map_is_the_linear_map(activation, shape, layout, monkey
             found = packed(x)
             torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
             assert found.is_contiguous()
-    assert len(through_numpy) == (10 if layout == "panels" else 0)
+    in_panels = 8 if activation == "gelu_pytorch_tanh" else 10  # oneDNN's own is the better one for many rows
+    assert len(through_numpy) == (in_panels if layout == "panels" else 0)
 
 
 @pytest.mark.parametrize("name", MODELS)
