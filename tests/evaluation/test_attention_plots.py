@@ -8,9 +8,10 @@ import matplotlib.font_manager
 import matplotlib.pyplot
 import numpy as np
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 from transformers.utils import logging
 
-from hf_genai.evaluation import attention_plots
 from hf_genai.evaluation.attention_maps import AttentionMap
 from hf_genai.evaluation.attention_plots import attention_html, plot_attention
 
@@ -89,11 +90,32 @@ def test_arabic_and_hebrew_are_drawn_with_glyphs_in_a_shaped_run():
         plot_attention(make_map(["البيت", "الأحمر"], ["הבית", "!"])).savefig(BytesIO(), format="png")
 
 
-def test_letters_of_other_scripts_come_from_an_installed_font():
-    fonts = {font.name: font.fname for font in matplotlib.font_manager.fontManager.ttflist}
-    family = next((name for name, file in fonts.items() if "日" in attention_plots._letters(file)), None)
-    if family is None:
-        pytest.skip("no font with Chinese characters is installed")
+def make_font(path, letters):
+    """A font whose letters are all a square."""
+    pen = TTGlyphPen(None)
+    pen.moveTo((100, 0))
+    for corner in ((100, 700), (800, 700), (800, 0)):
+        pen.lineTo(corner)
+    pen.closePath()
+    names = [".notdef", *(f"u{ord(letter):04X}" for letter in letters)]
+    builder = FontBuilder(1000)
+    builder.setupGlyphOrder(names)
+    builder.setupCharacterMap(dict(zip(map(ord, letters), names[1:], strict=True)))
+    builder.setupGlyf(dict.fromkeys(names, pen.glyph()))
+    builder.setupHorizontalMetrics(dict.fromkeys(names, (900, 100)))
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": "Squares", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(path)
+
+
+def test_letters_of_other_scripts_come_from_an_installed_font(tmp_path, monkeypatch):
+    manager = matplotlib.font_manager.fontManager
+    default = matplotlib.font_manager.findfont("DejaVu Sans")
+    monkeypatch.setattr(manager, "ttflist", [font for font in manager.ttflist if font.fname == default])
+    make_font(tmp_path / "squares.ttf", "日本猫")
+    manager.addfont(tmp_path / "squares.ttf")
     with python_warnings.catch_warnings():
         python_warnings.simplefilter("error")
         plot_attention(make_map(["猫", "日本"], ["cat", "Japan"]), title="日本").savefig(BytesIO(), format="png")
