@@ -115,16 +115,14 @@ def masked(texts: list[str], tokenizer, rounds: int) -> list[dict]:
     """Sentences: in random batches, in batches of like lengths and, ours, packed."""
     sentences = [part for text in texts for part in re.split(r"(?<=[.!?])\s+", text) if len(part.split()) > 2]
     padded = Texts(sentences, tokenizer, "mlm", False, SENTENCES)
-    many, buckets = (
-        Texts(sentences, tokenizer, "mlm", False, MANY_SENTENCES),
-        ("length buckets", "transformers length buckets"),
-    )
+    many = Texts(sentences, tokenizer, "mlm", False, MANY_SENTENCES)
     packed = Texts(sentences, tokenizer, "mlm", True, ROWS)
     lengths = [len(ids) for ids in padded.rows["input_ids"]]
     print(f"{len(lengths):,} sentences, {statistics.mean(lengths):.1f} tokens each; packed: {packed.report}")
     ours, theirs = our_bert(VOCABULARY, LENGTH).train(), peers.bert(VOCABULARY, LENGTH).train()
     check_equal(ours, theirs, peers.weights_of_bert, next(padded.batches()))
     sources = {"padded": padded.batches, "length buckets": lambda: padded.batches(sort=True)}
+    buckets = ("length buckets", "transformers length buckets")
     pairs = {
         ("padded", "transformers padded"): 4.4,
         ("packed", "transformers padded"): 4.4,
