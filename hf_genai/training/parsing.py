@@ -237,9 +237,10 @@ def _split_dotted(tokens: list[str], mappings: Iterable[str]) -> tuple[list[str]
 def _merge(values: dict[str, Any], where: dict[str, str], new: dict[str, Any], origin: str) -> None:
     for key, value in new.items():
         if isinstance(value, dict):
-            value = (
-                {**values.get(key, {}), **value} if value else {}
-            )  # key by key: an override leaves the rest of the mapping
-            where.update({f"{key}.{name}": origin for name in new[key]})
+            where.update({f"{key}.{name}": origin for name in value})
+            if value:  # key by key: an override leaves the rest of the mapping, but another type of model has other fields
+                before = values.get(key, {})
+                other = {value.get("model_type"), before.get("model_type")} - {None}
+                value = {**(before if len(other) < 2 else {}), **value}
         values[key] = value
         where[key] = origin

@@ -43,6 +43,15 @@ def test_the_file_wins_over_defaults_and_the_command_line_over_the_file(config):
     assert parse_arguments([config()]).training.learning_rate == 1e-3  # 1e-3, which PyYAML reads as a text
 
 
+def test_another_type_of_model_does_not_keep_the_fields_of_the_first(config):
+    gru = {"model_type": "genai_rnn", "hidden_size": 8}
+    assert parse_arguments([config(), "--model", str(gru)]).model.model == gru
+    dotted = ["--model.model_type", "genai_rnn", "--model.hidden_size", "8"]
+    assert parse_arguments([config(), *dotted]).model.model == gru
+    same = parse_arguments([config(), "--model", "{model_type: t5, d_ff: 16}"]).model.model
+    assert same == {"model_type": "t5", "d_model": 32, "d_ff": 16}
+
+
 def test_null_takes_back_what_the_file_sets(config):
     text = "early_stopping_patience: 3\neval_strategy: steps\neval_steps: 5\noutput_dir: x\n"
     assert parse_arguments([config(text)]).training.early_stopping_patience == 3
