@@ -115,7 +115,7 @@ class LanguageModelHead:
                 # hooks are given what they wait for
                 loss = cross_entropy(self.lm_head(hidden), labels, **how)
             else:
-                weight, bias = weight_and_bias(self.lm_head)
+                weight, bias = weight_and_bias(self.lm_head, hidden.shape[-1])
                 loss = linear_cross_entropy(hidden, weight, labels, bias, **how)
             if skip_logits:
                 return loss, None

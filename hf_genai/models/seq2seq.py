@@ -27,13 +27,17 @@ def shift_tokens_right(labels: Tensor, pad_token_id: int, decoder_start_token_id
     return shifted.masked_fill(shifted == -100, pad_token_id)
 
 
-def weight_and_bias(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
+def weight_and_bias(linear: nn.Module, in_features: int | None = None) -> tuple[Tensor, Tensor | None]:
     """Return the matrix (out, in) and the vector (out,) that a linear map applies.
 
     A plain `nn.Linear` hands out its parameters. Anything that took its place (a LoRA adapter, a quantised weight, one
     that accelerate keeps elsewhere and brings when it is called) or hooks into it (pruning and weight norm make the
     weight anew before each call) is asked what it does to the unit vectors, so that code which needs the matrix itself
     works with it too, gradients included.
+
+    Args:
+        in_features: how many numbers the map takes, where the caller knows. None: what the module says of itself; what
+            PEFT trains in place of a head that shares the embeddings' matrix says its two sizes the wrong way round.
     """
     parameter = next(linear.parameters())
     device, offload = parameter.device, getattr(linear, "_hf_hook", None)
@@ -44,7 +48,8 @@ def weight_and_bias(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
     ):
         return linear.weight, linear.bias
     dtype = parameter.dtype if parameter.is_floating_point() else torch.get_default_dtype()
-    unit = torch.eye(size_of(linear, "in_features"), dtype=dtype, device=device)
+    size = size_of(linear, "in_features") if in_features is None else in_features
+    unit = torch.eye(size, dtype=dtype, device=device)
     bias = linear(torch.zeros_like(unit[:1])).squeeze(0)
     return (linear(unit) - bias).T, bias
 

@@ -83,6 +83,41 @@ def test_adapters_of_embeddings_start_equal_and_train(name, options):
         assert model.eval()(**batch).loss < plain
 
 
+TIED = [
+    *("GenaiRNNForConditionalGeneration-gru, additive after", "GenaiBertForMaskedLM-classic"),
+    *("GenaiGPTForCausalLM-modern", "GenaiT5ForConditionalGeneration-classic"),
+]
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_embeddings_that_are_trained_whole_stay_those_of_the_head(name, tmp_path):
+    case = dict(cases())[name]
+    model, batch = case.model(dropout=0.0), case.batch("right", labels=True)
+    with torch.no_grad():
+        plain = model(**batch).logits
+    targets = r".*\.(q_proj|hidden_proj)"
+    whole = peft.LoraConfig(target_modules=targets, modules_to_save=["embed_tokens"], ensure_weight_tying=True)
+    model = peft.get_peft_model(model, whole)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=3e-2)
+    losses = []
+    for _ in range(3):
+        loss = model.train()(**batch).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    with torch.no_grad():
+        outputs = model.eval()(**batch)
+        torch.testing.assert_close(model.train()(**batch).loss, outputs.loss)
+        model.save_pretrained(tmp_path)
+        again = peft.PeftModel.from_pretrained(case.model(dropout=0.0), tmp_path).eval()
+        torch.testing.assert_close(again(**batch).logits, outputs.logits)
+        with again.disable_adapter():
+            torch.testing.assert_close(again(**batch).logits, plain)
+        torch.testing.assert_close(again.merge_and_unload()(**batch).logits, outputs.logits)
+
+
 GENERATORS = [
     *("GenaiRNNForConditionalGeneration-gru, additive after", "GenaiRNNForCausalLM-lstm, untied, one way"),
     *("GenaiBertForCausalLM-modern", "GenaiGPTForCausalLM-modern", "GenaiT5ForConditionalGeneration-classic"),
