@@ -201,6 +201,11 @@ def test_a_tuple_holds_the_same_as_the_outputs_by_name(case):
         )
     assert type(as_tuple) is tuple
     assert_close(as_tuple, by_name.to_tuple())
+    model.config.return_dict = False
+    with torch.no_grad():
+        by_config = model(**batch, output_hidden_states=True, output_attentions=True, use_cache=False)
+    assert type(by_config) is tuple
+    assert_close(by_config, as_tuple)
 
 
 @each_generator

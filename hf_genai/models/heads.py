@@ -4,17 +4,33 @@ Shapes: B batch, T length, D hidden size, V vocabulary.
 """
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.utils import TransformersKwargs
+from transformers.utils.generic import can_return_tuple
 
 from .linear_cross_entropy import cross_entropy, linear_cross_entropy
 from .matmul import Linear, is_hooked
 from .seq2seq import check_ids, check_mask, readable, weight_and_bias
 from .token_step import step_of
+
+
+def head_forward(forward: Callable) -> Callable:
+    """As transformers' `can_return_tuple`, for a head that hands its kwargs on to a base model.
+
+    Its outputs come by name, also where `config.return_dict=False` makes a tuple of what the head itself returns.
+    """
+
+    @can_return_tuple
+    @wraps(forward)
+    def with_named_outputs(self, *args, **kwargs):
+        return forward(self, *args, **kwargs, return_dict=True)
+
+    return with_named_outputs
 
 
 class LanguageModelKwargs(TransformersKwargs, total=False):

@@ -25,7 +25,6 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 from transformers.utils import ModelOutput, TransformersKwargs
-from transformers.utils.generic import can_return_tuple
 
 from .bert_stack import BertStack, GenaiBertPredictionHead, GenaiBertPreTrainedModel
 from .configuration_bert import GenaiBertConfig
@@ -36,6 +35,7 @@ from .heads import (
     check_labels,
     choice_loss,
     classification_loss,
+    head_forward,
     loss_options,
     next_labels,
     span_loss,
@@ -86,7 +86,7 @@ class GenaiBertForMaskedLM(GenaiBertLanguageModel):
         super().__init__(config)
         self.post_init()
 
-    @can_return_tuple
+    @head_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -134,7 +134,7 @@ class GenaiBertForCausalLM(GenaiBertLanguageModel, GenerationMixin):
         # generate() counts from 0
         return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs) + self.config.position_offset
 
-    @can_return_tuple
+    @head_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -190,7 +190,7 @@ class GenaiBertForPreTraining(GenaiBertLanguageModel):
         self.seq_relationship = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
-    @can_return_tuple
+    @head_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -243,7 +243,7 @@ class GenaiBertForSequenceClassification(GenaiBertClassifier):
     def __init__(self, config: GenaiBertConfig):
         super().__init__(config, config.num_labels, pooled=True)
 
-    @can_return_tuple
+    @head_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -269,7 +269,7 @@ class GenaiBertForTokenClassification(GenaiBertClassifier):
     def __init__(self, config: GenaiBertConfig):
         super().__init__(config, config.num_labels, pooled=False)
 
-    @can_return_tuple
+    @head_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -300,7 +300,7 @@ class GenaiBertForQuestionAnswering(GenaiBertPreTrainedModel):
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
-    @can_return_tuple
+    @head_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -333,7 +333,7 @@ class GenaiBertForMultipleChoice(GenaiBertClassifier):
     def __init__(self, config: GenaiBertConfig):
         super().__init__(config, 1, pooled=True)
 
-    @can_return_tuple
+    @head_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -366,7 +366,7 @@ class GenaiBertForNextSentencePrediction(GenaiBertPreTrainedModel):
         self.seq_relationship = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
-    @can_return_tuple
+    @head_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,

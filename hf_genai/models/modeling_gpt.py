@@ -21,7 +21,7 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 from transformers.utils import TransformersKwargs
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_gpt import GenaiGPTConfig
@@ -30,6 +30,7 @@ from .heads import (
     LanguageModelKwargs,
     check_classes,
     classification_loss,
+    head_forward,
     loss_options,
     next_labels,
     span_loss,
@@ -109,7 +110,7 @@ class GenaiGPTForCausalLM(LanguageModelHead, GenaiGPTPreTrainedModel, Generation
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
-    @can_return_tuple
+    @head_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -165,7 +166,7 @@ class GenaiGPTForSequenceClassification(GenaiGPTPreTrainedModel):
         self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
         self.post_init()
 
-    @can_return_tuple
+    @head_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -212,7 +213,7 @@ class GenaiGPTForTokenClassification(GenaiGPTPreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
-    @can_return_tuple
+    @head_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -244,7 +245,7 @@ class GenaiGPTForQuestionAnswering(GenaiGPTPreTrainedModel):
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
-    @can_return_tuple
+    @head_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,

@@ -32,6 +32,7 @@ from .heads import (
     check_classes,
     check_labels,
     classification_loss,
+    head_forward,
     loss_options,
     span_loss,
 )
@@ -194,7 +195,7 @@ class GenaiT5ForConditionalGeneration(LanguageModelHead, GenaiT5PreTrainedModel,
             input_ids, decoder_attention_mask=decoder_attention_mask, **kwargs
         )
 
-    @can_return_tuple
+    @head_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -275,7 +276,7 @@ class GenaiT5ForSequenceClassification(GenaiT5PreTrainedModel):
         self.classification_head = GenaiT5ClassificationHead(config)
         self.post_init()
 
-    @can_return_tuple
+    @head_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -330,7 +331,7 @@ class GenaiT5ForTokenClassification(GenaiT5PreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
-    @can_return_tuple
+    @head_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -359,7 +360,7 @@ class GenaiT5ForQuestionAnswering(GenaiT5PreTrainedModel):
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
-    @can_return_tuple
+    @head_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
