@@ -76,6 +76,8 @@ class GenaiT5Encoder(GenaiT5PreTrainedModel, TransformerStack):
 class GenaiT5Decoder(GenaiT5PreTrainedModel, TransformerStack):
     """Writes the target, looking at the source. It takes token vectors: the embedding table is the encoder's."""
 
+    packs_texts = False  # several would look at one source
+
     def __init__(self, config: GenaiT5Config):
         TransformerStack.__init__(
             self, config, config.decoder_layers, is_causal=True, cross_attention=True, embed_tokens=False

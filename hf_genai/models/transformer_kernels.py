@@ -183,9 +183,13 @@ class RMSNorm(nn.RMSNorm):
     """torch.nn.RMSNorm, which is a chain of small operations on a CPU, in one."""
 
     def forward(self, x: Tensor) -> Tensor:
+        eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
+        if torch.jit.is_tracing() and self.weight is not None and len(self.normalized_shape) == 1:
+            # TorchScript's ONNX exporter knows no operator of that name
+            scale = x.float().square().mean(-1, keepdim=True).add(eps).rsqrt()
+            return (x * scale).to(x.dtype) * self.weight
         if self.weight is None or len(self.normalized_shape) != 1 or not worthwhile(x, self.weight):
             return super().forward(x)
-        eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
         return _RMSNorm.apply(x.reshape(-1, x.shape[-1]), self.weight, eps).view(x.shape)
 
 

@@ -73,6 +73,8 @@ class GenaiTransformerPreTrainedModel(GenaiPreTrainedModel):
 class TransformerStack(GenaiTransformerPreTrainedModel):
     """Embeddings, layers and the last norm; a family adds its `forward`."""
 
+    packs_texts = True  # positions that start over begin another text
+
     def __init__(
         self,
         config,
@@ -216,7 +218,7 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
             mask = create_causal_mask(
                 **arguments,
                 past_key_values=None if starts_empty(past_key_values) else own,
-                position_ids=position_ids,
+                position_ids=position_ids if self.packs_texts else None,
                 allow_is_causal_skip=not has_bias,
             )
         else:

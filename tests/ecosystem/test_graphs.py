@@ -1,4 +1,4 @@
-"""Whole graphs: torch.compile without a break, torch.export with sizes left open, static caches."""
+"""Whole graphs: torch.compile without a break, torch.export with sizes left open, traces, static caches."""
 
 import pytest
 import torch
@@ -72,3 +72,36 @@ def test_the_exported_graph_takes_other_sizes(family, layout):
             other["decoder_input_ids"] = other["input_ids"][:, :4].clamp(min=1)
         for given in (batch, other):
             torch.testing.assert_close(graph(**given).logits, model(**given).logits, atol=1e-5, rtol=1e-5)
+
+
+class Logits(torch.nn.Module):
+    """A model whose arguments are tensors in order, as a tracer gives them."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids, mask, decoder_ids=None):
+        target = {} if decoder_ids is None else {"decoder_input_ids": decoder_ids}
+        return self.model(input_ids=ids, attention_mask=mask, **target).logits
+
+
+def test_the_exporter_by_tracing_writes_a_graph_for_other_sizes(family, layout, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    # of grouped heads without a mask, the exporter cannot write transformers' attention
+    model = Logits(shallow(family, layout, use_cache=False, num_key_value_heads=4)).eval()
+    names = ["ids", "mask", "decoder_ids"][: 3 if family == "T5" else 2]
+
+    def given(**sizes) -> tuple:
+        batch = batch_of(family, **sizes)
+        return (batch["input_ids"], batch["attention_mask"], batch["input_ids"][:, :5].clamp(min=1))[: len(names)]
+
+    path = tmp_path / "model.onnx"
+    axes = {name: {0: "rows", 1: "length" if name != "decoder_ids" else "target_length"} for name in names}
+    options = {"input_names": names, "dynamic_axes": axes, "opset_version": 17, "dynamo": False}
+    torch.onnx.export(model, given(), path, **options)
+    session = onnxruntime.InferenceSession(path)
+    for inputs in (given(), given(length=11, rows=3)):
+        written = session.run(None, {name: x.numpy() for name, x in zip(names, inputs, strict=True)})[0]
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(written), model(*inputs), atol=1e-4, rtol=1e-4)
