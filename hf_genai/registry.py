@@ -54,6 +54,9 @@ def _register_models(family: str, auto: Any) -> None:
     for auto_class, name in config_class.auto_classes.items():
         stand_in = _StandIn(name, (), {"config_class": config_class, "module": module, "__module__": module})
         getattr(auto, auto_class).register(config_class, stand_in, exist_ok=True)
+        if auto_class == "AutoModelForCausalLM":
+            # by these names Trainer knows whose labels it has to shift when it smooths them
+            auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family] = name
 
 
 def _replace_stand_ins(family: str, modeling: Any) -> None:

@@ -3,7 +3,8 @@ import signal
 
 import pytest
 import torch
-from transformers import T5Config, T5ForConditionalGeneration
+from tiny_cases import cases
+from transformers import T5Config, T5ForConditionalGeneration, Trainer, TrainingArguments
 
 from hf_genai.training.checkpoints import checkpoint_fault
 from hf_genai.training.trainer import (
@@ -50,6 +51,21 @@ def test_any_other_model_gets_the_smoother_of_transformers(tmp_path, tiny_traine
     trainer = tiny_trainer(tmp_path, model=T5ForConditionalGeneration(config), label_smoothing_factor=0.3)
     assert trainer.label_smoother is not None
     assert losses_of(trainer)[True] > 0
+
+
+@pytest.mark.parametrize(
+    "name", ["GenaiRNNForCausalLM-lstm, untied, one way", "GenaiBertForCausalLM-modern", "GenaiGPTForCausalLM-modern"]
+)
+def test_a_plain_trainer_smooths_the_next_tokens_of_a_causal_model(tmp_path, name):
+    case = dict(cases())[name]
+    model, batch = case.model(dropout=0.0).train(), case.batch("right", labels=True)
+    arguments = TrainingArguments(str(tmp_path), label_smoothing_factor=0.3, use_cpu=True, report_to="none")
+    loss = Trainer(model, arguments).compute_loss(model, dict(batch))
+    logits = model(**batch, skip_logits=False).logits
+    expected = torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=-100, label_smoothing=0.3
+    )
+    torch.testing.assert_close(loss, expected)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
