@@ -95,7 +95,7 @@ def test_a_plain_trainer_evaluates_the_loss(family, tmp_path):
     assert found == pytest.approx(model(**batch).loss.item(), rel=1e-5)
 
 
-@each_that(lambda case: case.kind in ("sequence", "choice", "relation", "pretraining"))
+@each_that(lambda case: case.kind in ("sequence", "choice", "relation", "pretraining", "span"))
 def test_trainer_adds_up_gradients_of_several_batches_to_those_of_one(case, tmp_path):
     batch = case.batch(labels=True)
     rows = [{name: values[place] for name, values in batch.items()} for place in (0, 1)]

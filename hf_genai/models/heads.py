@@ -54,6 +54,12 @@ def loss_options(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: kwargs.pop(name) for name in ("num_items_in_batch", "label_smoothing") if name in kwargs}
 
 
+class MeanOverRows:
+    """For heads whose loss is a mean over rows, whatever number of items the batches of a step hold together."""
+
+    accepts_loss_kwargs = False  # so Trainer divides the loss by the batches that it accumulates
+
+
 class LanguageModelHead:
     """For a `PreTrainedModel` with an `lm_head`: logits and loss, the one without the other where that is cheaper."""
 

@@ -31,6 +31,7 @@ from .configuration_bert import GenaiBertConfig
 from .heads import (
     LanguageModelHead,
     LanguageModelKwargs,
+    MeanOverRows,
     check_classes,
     check_labels,
     choice_loss,
@@ -177,13 +178,11 @@ class GenaiBertForPreTrainingOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-class GenaiBertForPreTraining(GenaiBertLanguageModel):
+class GenaiBertForPreTraining(MeanOverRows, GenaiBertLanguageModel):
     """The words that were masked out of two sentences, and whether the second follows the first.
 
     Reference: Devlin et al. (2019), arXiv:1810.04805, section 3.1, tasks 1 and 2.
     """
-
-    accepts_loss_kwargs = False  # a mean over rows, which Trainer divides by the batches that it accumulates
 
     def __init__(self, config: GenaiBertConfig):
         super().__init__(config, pooled=True)
@@ -235,10 +234,8 @@ class GenaiBertClassifier(GenaiBertPreTrainedModel):
         self.post_init()
 
 
-class GenaiBertForSequenceClassification(GenaiBertClassifier):
+class GenaiBertForSequenceClassification(MeanOverRows, GenaiBertClassifier):
     """A label, several labels or a number for the whole text (`config.problem_type`)."""
-
-    accepts_loss_kwargs = False  # a mean over rows, which Trainer divides by the batches that it accumulates
 
     def __init__(self, config: GenaiBertConfig):
         super().__init__(config, config.num_labels, pooled=True)
@@ -255,7 +252,6 @@ class GenaiBertForSequenceClassification(GenaiBertClassifier):
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
         """Return logits (B, num_labels)."""
-        kwargs.pop("num_items_in_batch", None)
         kwargs.setdefault("unpad", True)  # of padding nothing is read
         outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
         logits = self.classifier(self.dropout(outputs.pooler_output))
@@ -291,7 +287,7 @@ class GenaiBertForTokenClassification(GenaiBertClassifier):
         return TokenClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
 
-class GenaiBertForQuestionAnswering(GenaiBertPreTrainedModel):
+class GenaiBertForQuestionAnswering(MeanOverRows, GenaiBertPreTrainedModel):
     """Where in a text the answer begins and ends."""
 
     def __init__(self, config: GenaiBertConfig):
@@ -313,7 +309,6 @@ class GenaiBertForQuestionAnswering(GenaiBertPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> QuestionAnsweringModelOutput:
         """Return start_logits and end_logits (B, T); start_positions and end_positions are (B,)."""
-        kwargs.pop("num_items_in_batch", None)
         # padding has a share in the loss, so it goes through the layers, too
         outputs = self.model(
             *(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds), unpad=False, **kwargs
@@ -325,10 +320,8 @@ class GenaiBertForQuestionAnswering(GenaiBertPreTrainedModel):
         return QuestionAnsweringModelOutput(loss, start, end, outputs.hidden_states, outputs.attentions)
 
 
-class GenaiBertForMultipleChoice(GenaiBertClassifier):
+class GenaiBertForMultipleChoice(MeanOverRows, GenaiBertClassifier):
     """Which of several texts, usually continuations of one, is right."""
-
-    accepts_loss_kwargs = False  # a mean over rows, which Trainer divides by the batches that it accumulates
 
     def __init__(self, config: GenaiBertConfig):
         super().__init__(config, 1, pooled=True)
@@ -345,7 +338,6 @@ class GenaiBertForMultipleChoice(GenaiBertClassifier):
         **kwargs: Unpack[TransformersKwargs],
     ) -> MultipleChoiceModelOutput:
         """Return logits (B, C) for C choices, given as ids (B, C, T); labels (B,) are 0 to C - 1."""
-        kwargs.pop("num_items_in_batch", None)
         choices = (input_ids if input_ids is not None else inputs_embeds).shape[1]
         texts = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         outputs = self.model(*(None if x is None else x.flatten(0, 1) for x in texts), **kwargs)  # (B * C, ...)
@@ -354,10 +346,8 @@ class GenaiBertForMultipleChoice(GenaiBertClassifier):
         return MultipleChoiceModelOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
 
-class GenaiBertForNextSentencePrediction(GenaiBertPreTrainedModel):
+class GenaiBertForNextSentencePrediction(MeanOverRows, GenaiBertPreTrainedModel):
     """Whether the second of two sentences follows the first (Devlin et al. 2019, section 3.1, task 2)."""
-
-    accepts_loss_kwargs = False  # a mean over rows, which Trainer divides by the batches that it accumulates
 
     def __init__(self, config: GenaiBertConfig):
         super().__init__(config)
@@ -378,7 +368,6 @@ class GenaiBertForNextSentencePrediction(GenaiBertPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> NextSentencePredictorOutput:
         """Return logits (B, 2); labels (B,) are 0 where the second sentence follows the first, 1 where it does not."""
-        kwargs.pop("num_items_in_batch", None)
         outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
         logits = self.seq_relationship(outputs.pooler_output)
         loss = None if labels is None else choice_loss(logits, labels)

@@ -28,6 +28,7 @@ from .configuration_gpt import GenaiGPTConfig
 from .heads import (
     LanguageModelHead,
     LanguageModelKwargs,
+    MeanOverRows,
     check_classes,
     classification_loss,
     head_forward,
@@ -154,10 +155,8 @@ class GenaiGPTForCausalLM(LanguageModelHead, GenaiGPTPreTrainedModel, Generation
         )
 
 
-class GenaiGPTForSequenceClassification(GenaiGPTPreTrainedModel):
+class GenaiGPTForSequenceClassification(MeanOverRows, GenaiGPTPreTrainedModel):
     """A label, several labels or a number for the whole text (`config.problem_type`), from its last token."""
-
-    accepts_loss_kwargs = False  # a mean over rows, which Trainer divides by the batches that it accumulates
 
     def __init__(self, config: GenaiGPTConfig):
         super().__init__(config)
@@ -236,7 +235,7 @@ class GenaiGPTForTokenClassification(GenaiGPTPreTrainedModel):
         return TokenClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
 
-class GenaiGPTForQuestionAnswering(GenaiGPTPreTrainedModel):
+class GenaiGPTForQuestionAnswering(MeanOverRows, GenaiGPTPreTrainedModel):
     """Where in a text the answer begins and ends."""
 
     def __init__(self, config: GenaiGPTConfig):
@@ -257,7 +256,6 @@ class GenaiGPTForQuestionAnswering(GenaiGPTPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> QuestionAnsweringModelOutput:
         """Return start_logits and end_logits (B, T); start_positions and end_positions are (B,)."""
-        kwargs.pop("num_items_in_batch", None)
         # padding has a share in the loss, so it goes through the layers, too
         outputs = self.model(
             *(input_ids, attention_mask, position_ids),

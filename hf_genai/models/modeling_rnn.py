@@ -32,6 +32,7 @@ from .fast_path import fast_path_allowed, needs_gradient
 from .heads import (
     LanguageModelHead,
     LanguageModelKwargs,
+    MeanOverRows,
     check_classes,
     check_labels,
     classification_loss,
@@ -39,7 +40,7 @@ from .heads import (
 )
 from .matmul import Linear, is_hooked
 from .recurrent_stacks import GenaiRNNDecoder, GenaiRNNEncoder, GenaiRNNPreTrainedModel, embed
-from .seq2seq import check_ids, shift_tokens_right, size_of
+from .seq2seq import check_ids, seq2seq_outputs, shift_tokens_right, size_of
 
 
 class GenaiRNNModel(GenaiRNNPreTrainedModel):
@@ -243,9 +244,7 @@ class GenaiRNNForConditionalGeneration(GenaiRNNHeadModel, GenerationMixin):
             past=outputs.past_key_values,
             **kwargs,
         )
-        return Seq2SeqLMOutput(
-            loss=loss, logits=logits, **{name: value for name, value in outputs.items() if name != "last_hidden_state"}
-        )
+        return Seq2SeqLMOutput(loss=loss, logits=logits, **seq2seq_outputs(outputs))
 
 
 class GenaiRNNForCausalLM(GenaiRNNHeadModel, GenerationMixin):
@@ -305,10 +304,8 @@ class GenaiRNNClassifier(GenaiRNNPreTrainedModel):
         self.post_init()
 
 
-class GenaiRNNForSequenceClassification(GenaiRNNClassifier):
+class GenaiRNNForSequenceClassification(MeanOverRows, GenaiRNNClassifier):
     """Many to one: a label, several labels or a number for the whole text (`config.problem_type`)."""
-
-    accepts_loss_kwargs = False  # a mean over rows, which Trainer divides by the batches that it accumulates
 
     @can_return_tuple
     def forward(

@@ -29,6 +29,7 @@ from .configuration_transformer import parallel_plan
 from .heads import (
     LanguageModelHead,
     LanguageModelKwargs,
+    MeanOverRows,
     check_classes,
     check_labels,
     classification_loss,
@@ -38,7 +39,7 @@ from .heads import (
 )
 from .matmul import Linear
 from .positions import positions_from_mask
-from .seq2seq import check_ids, check_mask, readable
+from .seq2seq import check_ids, check_mask, readable, seq2seq_outputs
 from .t5_stacks import GenaiT5Decoder, GenaiT5Encoder, GenaiT5PreTrainedModel
 
 
@@ -161,11 +162,6 @@ class GenaiT5EncoderModel(GenaiT5PreTrainedModel):
         return self.encoder(input_ids, attention_mask, inputs_embeds, return_dict=True, **kwargs)
 
 
-def seq2seq_outputs(outputs: Seq2SeqModelOutput) -> dict:
-    """Return what a head hands on of the base model's outputs."""
-    return {name: value for name, value in outputs.items() if name != "last_hidden_state"}
-
-
 class GenaiT5ForConditionalGeneration(LanguageModelHead, GenaiT5PreTrainedModel, GenerationMixin):
     """Text in, text out."""
 
@@ -260,14 +256,12 @@ class GenaiT5ClassificationHead(nn.Module):
         return self.out_proj(self.dropout(hidden_states))
 
 
-class GenaiT5ForSequenceClassification(GenaiT5PreTrainedModel):
+class GenaiT5ForSequenceClassification(MeanOverRows, GenaiT5PreTrainedModel):
     """A label, several labels or a number for the whole text (`config.problem_type`).
 
     The text goes through encoder and decoder; it is classified from the decoder's vector of its last end-of-text
     token, as in BART. Where the text comes as inputs_embeds, that is taken to be the last real token of each row.
     """
-
-    accepts_loss_kwargs = False  # a mean over rows, which Trainer divides by the batches that it accumulates
 
     def __init__(self, config: GenaiT5Config):
         super().__init__(config)
@@ -295,7 +289,6 @@ class GenaiT5ForSequenceClassification(GenaiT5PreTrainedModel):
         Raises:
             ValueError: if a row has no end-of-text token.
         """
-        kwargs.pop("num_items_in_batch", None)
         outputs = self.model(
             *(input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, None),
             *(inputs_embeds, decoder_inputs_embeds),
@@ -351,7 +344,7 @@ class GenaiT5ForTokenClassification(GenaiT5PreTrainedModel):
         return TokenClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
 
-class GenaiT5ForQuestionAnswering(GenaiT5PreTrainedModel):
+class GenaiT5ForQuestionAnswering(MeanOverRows, GenaiT5PreTrainedModel):
     """Where in a text the answer begins and ends, by encoder and decoder."""
 
     def __init__(self, config: GenaiT5Config):
@@ -376,7 +369,6 @@ class GenaiT5ForQuestionAnswering(GenaiT5PreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqQuestionAnsweringModelOutput:
         """Return start_logits and end_logits (B, T); start_positions and end_positions are (B,)."""
-        kwargs.pop("num_items_in_batch", None)
         # padding has a share in the loss, so it goes through the layers, too
         outputs = self.model(
             *(input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, None),

@@ -1,8 +1,8 @@
-"""What encoder-decoders share: the start of the decoder's input, the loss over a large vocabulary, checks of the
-input."""
+"""What encoder-decoders share, and what all models ask of a layer or check in their input."""
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import Seq2SeqModelOutput
 from transformers.utils import is_tracing
 
 from .matmul import Linear, is_hooked
@@ -25,6 +25,11 @@ def shift_tokens_right(labels: Tensor, pad_token_id: int, decoder_start_token_id
     shifted = labels.roll(1, dims=-1)
     shifted[..., 0] = decoder_start_token_id
     return shifted.masked_fill(shifted == -100, pad_token_id)
+
+
+def seq2seq_outputs(outputs: Seq2SeqModelOutput) -> dict:
+    """Return what a head hands on of the base model's outputs."""
+    return {name: value for name, value in outputs.items() if name != "last_hidden_state"}
 
 
 def weight_and_bias(linear: nn.Module, in_features: int | None = None) -> tuple[Tensor, Tensor | None]:
@@ -86,7 +91,7 @@ def check_ids(name: str, ids: Tensor, vocab_size: int) -> None:
 
 
 def check_mask(name: str, mask: Tensor | None, batch_size: int, length: int, whole: bool = True) -> Tensor | None:
-    """Return the mask as bool (B, S), or None where nothing is masked.
+    """Return the mask as bool (B, S), or None where none is given.
 
     Args:
         whole: of a whole text; a part of one may be padding alone.
