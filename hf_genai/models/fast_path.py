@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-_allowed = True
+_plain = 0  # uses of `plain_kernels` that are under way, in all threads together
 
 
 @contextmanager
 def plain_kernels() -> Iterator[None]:
-    """Run the plain loops only: for second derivatives, or to compare a kernel with its plain twin."""
-    global _allowed
-    before, _allowed = _allowed, False
+    """Run the plain loops only, in all threads: for second derivatives, or to compare a kernel with its plain twin."""
+    global _plain
+    _plain += 1
     try:
         yield
     finally:
-        _allowed = before
+        _plain -= 1
 
 
 def needs_gradient(*tensors: Tensor | None) -> bool:
@@ -38,7 +38,7 @@ def fast_path_allowed(*tensors: Tensor | None, any_dtype: bool = False) -> bool:
     operations) and on the meta device. Kernels that do not see to precision themselves (any_dtype=False) also refuse
     half precision, as they keep sums over time in the input's dtype, and autocast, which they would hide from.
     """
-    if not _allowed or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if _plain or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return False

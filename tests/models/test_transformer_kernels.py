@@ -10,7 +10,7 @@ from torch import nn
 
 from hf_genai.models import attention_kernel, matmul
 from hf_genai.models.attention_kernel import train_attention
-from hf_genai.models.fast_path import plain_kernels
+from hf_genai.models.fast_path import fast_path_allowed, plain_kernels
 from hf_genai.models.matmul import Linear, project, together
 from hf_genai.models.positions import rotate
 from hf_genai.models.transformer_kernels import (
@@ -357,3 +357,14 @@ def test_gradients_of_a_large_linear_map_are_torchs(shape):
     wanted = torch.autograd.grad((F.linear(x, linear.weight, linear.bias) * weights).sum(), (x, *linear.parameters()))
     for some in zip(found, wanted, strict=True):
         torch.testing.assert_close(*some, atol=1e-4, rtol=1e-4)
+
+
+def test_kernels_come_back_when_plain_ones_were_asked_for_twice_at_a_time():
+    """As by two threads, of which the first one ends first."""
+    first, second = plain_kernels(), plain_kernels()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not fast_path_allowed(torch.zeros(1))
+    second.__exit__(None, None, None)
+    assert fast_path_allowed(torch.zeros(1))
