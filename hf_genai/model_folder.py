@@ -14,6 +14,7 @@ from typing import Any
 from .cards import TARGET_TOKENIZER
 
 WEIGHTS = re.compile(r"(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+INCOMPLETE_MARKER = "checkpoint-is-incomplete.txt"  # transformers' own name for it
 CONFIGS = {"config.json", "generation_config.json", "adapter_config.json"}
 TOKENIZER_FILES = {
     *(
@@ -46,8 +47,8 @@ def check_checkpoint(folder: str | Path) -> None:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"folder ({folder}) does not exist or is not a folder")
-    if (folder / "checkpoint-is-incomplete.txt").exists():
-        raise ValueError(f"{folder} was not saved to its end: checkpoint-is-incomplete.txt is there")
+    if (folder / INCOMPLETE_MARKER).exists():
+        raise ValueError(f"{folder} was not saved to its end: {INCOMPLETE_MARKER} is there")
     _check_files(folder, [folder / name for name in weight_files(folder)])
     for path in sorted([*folder.glob("*.pt"), *folder.glob("*.pth")]):
         if not zipfile.is_zipfile(path):  # an archive's table of contents is at its end

@@ -5,7 +5,7 @@ Special ids are the same for every kind: <pad> 0, <s> 1, </s> 2, <unk> 3. Every 
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,27 @@ def load_tokenizers(
     # From its folder, as a repository's sub-folder without a config.json cannot be opened when the network is down.
     trust = {key: value for key, value in kwargs.items() if key == "trust_remote_code"}
     return source, AutoTokenizer.from_pretrained(Path(target_files[0]).parent, **trust)
+
+
+def encode_cut(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int | None, argument: str = "text"
+) -> tuple[list[list[int]], list[int]]:
+    """Return the ids of each text, special tokens included, at most `limit`, and the lengths of those that were cut.
+
+    All are encoded whole, then again what is too long: so it keeps its special tokens, and the cuts are counted.
+
+    Args:
+        argument: of the tokenizer's call: "text", or "text_target" for targets.
+    """
+    # verbose=False: the count replaces the tokenizer's own warning about long inputs
+    rows = tokenizer(**{argument: list(texts)}, return_attention_mask=False, verbose=False)["input_ids"]
+    long = {place: len(row) for place, row in enumerate(rows) if limit is not None and len(row) > limit}
+    if long:
+        given = {argument: [texts[place] for place in long]}
+        cut = tokenizer(**given, truncation=True, max_length=limit, return_attention_mask=False)["input_ids"]
+        for place, row in zip(long, cut, strict=True):
+            rows[place] = row
+    return rows, list(long.values())
 
 
 class _Texts:

@@ -8,6 +8,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..data.tokenizers import encode_cut
+
 logger = logging.get_logger(__name__)
 
 # generate() alone would stop after 20 tokens where neither caller nor model says a length
@@ -68,17 +70,9 @@ def encode_texts(
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"texts must be strings, got {type(text).__name__} at index {index}")
-    given = {"text_target": list(texts)} if as_target else {"text": list(texts)}
-    # verbose=False: the count below replaces the tokenizer's own warning about long inputs
-    rows = tokenizer(**given, return_attention_mask=False, verbose=False)["input_ids"]
-    long = [index for index, row in enumerate(rows) if limit is not None and len(row) > limit]
+    rows, long = encode_cut(tokenizer, texts, limit, "text_target" if as_target else "text")
     if long:
-        longest = max(len(rows[index]) for index in long)
-        logger.warning(f"Cut {len(long)} of {len(rows)} texts to {limit} tokens; the longest has {longest}.")
-        given = {key: [texts[index] for index in long] for key in given}
-        cut = tokenizer(**given, truncation=True, max_length=limit, return_attention_mask=False)["input_ids"]
-        for index, row in zip(long, cut, strict=True):
-            rows[index] = row
+        logger.warning(f"Cut {len(long)} of {len(rows)} texts to {limit} tokens; the longest has {max(long)}.")
     return rows
 
 

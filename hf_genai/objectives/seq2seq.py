@@ -7,6 +7,8 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import DataCollatorForSeq2Seq, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.tokenizers import encode_cut
+
 _NO_LIMIT = 10**6  # transformers writes "no limit" as a model_max_length of 1e30
 
 
@@ -60,10 +62,10 @@ def tokenize_pairs(
     cut = {"source": 0, "target": 0}
 
     def tokenize(batch: dict[str, list[str]]) -> dict[str, list]:
-        sources, sources_cut = _encode(source_tokenizer, "text", batch["source"], max_source_length)
-        targets, targets_cut = _encode(target_tokenizer, "text_target", batch["target"], max_target_length)
-        cut["source"] += sources_cut
-        cut["target"] += targets_cut
+        sources, long_sources = encode_cut(source_tokenizer, batch["source"], max_source_length)
+        targets, long_targets = encode_cut(target_tokenizer, batch["target"], max_target_length, "text_target")
+        cut["source"] += len(long_sources)
+        cut["target"] += len(long_targets)
         length = [len(source) + len(target) for source, target in zip(sources, targets, strict=True)]
         return {"input_ids": sources, "labels": targets, "length": length}
 
@@ -146,16 +148,3 @@ def _limit(argument: str, value: int | None, tokenizer: PreTrainedTokenizerBase)
     if value < least:
         raise ValueError(f"{argument} must be at least {least} (one id and the special tokens), got {value}")
     return value
-
-
-def _encode(
-    tokenizer: PreTrainedTokenizerBase, argument: str, texts: list[str], max_length: int | None
-) -> tuple[list[list[int]], int]:
-    """Return the ids of `texts`, and how many were cut: all are encoded whole, then again what is too long."""
-    ids = tokenizer(**{argument: texts}, verbose=False)["input_ids"]
-    long = [i for i, row in enumerate(ids) if max_length is not None and len(row) > max_length]
-    if long:
-        again = tokenizer(**{argument: [texts[i] for i in long]}, truncation=True, max_length=max_length)["input_ids"]
-        for i, row in zip(long, again, strict=True):
-            ids[i] = row
-    return ids, len(long)

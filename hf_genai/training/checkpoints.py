@@ -7,9 +7,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from ..model_folder import check_checkpoint
+
 logger = logging.getLogger(__name__)
 
-INCOMPLETE_MARKER = "checkpoint-is-incomplete.txt"  # transformers' own name for it
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -24,8 +25,6 @@ def checkpoint_fault(folder: str | os.PathLike) -> str | None:
 
     Found are an unfinished save (marker file), missing files, and weights or optimizer states that were cut off.
     """
-    from ..model_folder import check_checkpoint
-
     try:
         check_checkpoint(Path(folder))
     except ValueError as error:

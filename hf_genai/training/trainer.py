@@ -17,7 +17,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import rotate_checkpoints
 
 from ..data import save_tokenizers
-from .checkpoints import INCOMPLETE_MARKER
+from ..model_folder import INCOMPLETE_MARKER
 
 logger = logging.getLogger(__name__)
 
