@@ -128,6 +128,14 @@ def test_exported_code_asks_neither_the_auto_classes_nor_the_class_of_its_config
             assert not any(name.startswith("Genai") and name.endswith("Config") for name in classes)
 
 
+@pytest.mark.parametrize("name", ["data", "decoding", "evaluation", "models", "objectives", "training"])
+def test_the_docstring_of_a_folder_is_the_list_of_its_files(name):
+    said = ast.get_docstring(tree(PACKAGE / name / "__init__.py"))
+    there = {path.stem for path in (PACKAGE / name).glob("*.py")} - {"__init__"}
+    assert {stem for stem in there if not re.search(rf"\b{stem}\b", said)} == set()
+    assert set(re.findall(r"(\w+)\.py", said)) <= there
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_each_part_imports_only_the_parts_below_it(path):
     found, part = parts_imported(path), part_of(path)

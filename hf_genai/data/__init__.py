@@ -1,4 +1,13 @@
-"""Texts to tensors: sentence pairs (`pairs`, `cldr`, `readers`) and the tokenizers trained on them (`tokenizers`)."""
+"""Texts to token ids: where they come from, how they are read and held out, and what makes rows of ids of them.
+
+pairs.py         sentence pairs, judged and split
+cldr.py          pairs made at run time of Unicode CLDR
+readers.py       rows of pairs as they stand in files, Arrow tables and language packs
+texts.py         texts, alone or with labels and the like, judged and split
+built_in.py      texts and labelled rows that need no download
+tokenizers.py    train, save, open and use tokenizers
+packing.py       several texts in a row
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

@@ -1,12 +1,21 @@
 """What the recipes share: arguments, the trainer, checkpoints, results. Light at import: no torch here.
 
-arguments.py     defaults < YAML < command line, into dataclasses
-model_config.py  the model's config: what the arguments give, and what the tokenizers decide
-trainer.py       Seq2SeqTrainer with labels smoothed in the model, checkpoints that are whole, and a stop on Ctrl-C
-launch.py        whether a run is what its launcher was asked for: processes, devices, precision
-checkpoints.py   which checkpoint may be resumed, which output folder may be used
-results.py       scores against baselines, attention pictures, results.json
-card.py          what the model card says about a run
+parsing.py                  defaults < YAML < command line, into dataclasses
+arguments.py                those dataclasses of the sequence-to-sequence recipe
+model_config.py             the model's config: what the arguments give, and what the tokenizers decide
+trainer.py                  Seq2SeqTrainer with labels smoothed in the model, checkpoints that are whole, and a stop on
+                            Ctrl-C
+loop.py                     the Accelerate loop of the pretraining recipe
+optim.py                    what its optimiser is told about the weights
+launch.py                   whether a run is what its launcher was asked for: processes, devices, precision
+checkpoints.py              which checkpoint may be resumed, which output folder may be used
+results.py                  scores against baselines, attention pictures, results.json
+card.py                     what the model card says about a run
+pretraining.py              the pretraining recipe's arguments, rows, objective and model
+pretraining_tokenizer.py    its tokenizer
+pretraining_card.py         its card
+finetuning.py               the fine-tuning recipe's arguments, data and card
+finetuning_tasks.py         its tasks
 """
 
 from importlib import util
