@@ -48,6 +48,7 @@ class LoopbackHub:
         self.blobs: dict[str, bytes] = {}  # large files by sha256
         self.requests: list[str] = []
         self.unknown: list[str] = []
+        self.default_visibility = "public"  # which an organisation chooses
         self.lock = threading.Lock()
 
     def __enter__(self):
@@ -156,9 +157,8 @@ class Handler(BaseHTTPRequestHandler):
         kind, repo_id = wanted.get("type", "model") + "s", f"{wanted.get('organization') or USER}/{wanted['name']}"
         exists = (kind, repo_id) in self.hub.repos
         if not exists:
-            self.hub.repos[kind, repo_id] = Repo(
-                private=wanted.get("private") is True or wanted.get("visibility") == "private"
-            )
+            said = "private" if wanted.get("private") else wanted.get("visibility")
+            self.hub.repos[kind, repo_id] = Repo(private=(said or self.hub.default_visibility) == "private")
         prefix = "" if kind == "models" else f"{kind}/"
         answer = {"url": f"{self.hub.url}/{prefix}{repo_id}", "name": repo_id, "id": repo_id}
         return self.json(

@@ -210,6 +210,16 @@ def test_overwriting_replaces_the_old_model_alone(tmp_path, model, tokenizer, ca
     assert "attention.png" in files_to_push(folder)
 
 
+def test_the_configuration_comes_last_as_a_folder_without_one_opens_as_no_model(
+    saved, model, tokenizer, card, monkeypatch
+):
+    places, rename = [], Path.rename
+    monkeypatch.setattr(Path, "rename", lambda self, target: (places.append(target), rename(self, target))[1])
+    save_for_hub(saved, model, tokenizer, card, overwrite=True)
+    assert {path.name for path in places} >= {"model.safetensors", "tokenizer.json"}
+    assert places[-1] == saved / "config.json"
+
+
 def test_an_error_while_the_files_change_places_puts_the_old_ones_back(saved, model, tokenizer, card, monkeypatch):
     before = {path.name: path.read_bytes() for path in saved.iterdir()}
     rename = Path.rename
@@ -426,6 +436,10 @@ def test_an_invalid_card_is_refused_by_the_hub_before_the_upload(saved, loopback
 def test_private_is_kept_and_refused_for_a_public_repository(saved, loopback):
     push(saved, "tester/mine", private=True, echo=no_echo)
     assert loopback.repos["models", "tester/mine"].private is True
+    loopback.default_visibility = "private"
+    push(saved, "tester/as_usual", echo=no_echo)
+    assert loopback.repos["models", "tester/as_usual"].private is True
+    loopback.default_visibility = "public"
     huggingface_hub.HfApi().create_repo("tester/open")
     with pytest.raises(ValueError, match="public"):
         push(saved, "tester/open", private=True, echo=no_echo)
