@@ -69,8 +69,8 @@ def load_texts(
 ) -> TextData:
     """Load rows of texts.
 
-    A row is left out, and counted, when its key is `missing`, `empty` (white space) or a `duplicate`, or when it is
-    `held_out` because a later split has it.
+    A row is left out, and counted, when its key is `missing` or `empty` (white space), when it is `held_out` because a
+    later split has it and, of training texts without other columns, when it is a `duplicate`.
 
     Args:
         source: one of

@@ -32,7 +32,7 @@ def test_the_built_in_pairs_come_with_an_honest_provenance():
     assert data.provenance.synthetic
     assert "parts are human translations" in data.provenance.description
     assert "composed by rule" in data.provenance.description
-    assert data.provenance.origin.startswith("Babel 2.")
+    assert data.provenance.origin.startswith("Babel 2.") and data.provenance.origin.endswith("(PyPI), seed 0")
     assert data.provenance.languages == ("en", "fr")
     assert not any(data.report.left_out.values())
 
@@ -92,14 +92,15 @@ def test_a_column_of_translations_is_found_by_its_languages(tmp_path, suffix):
 
 
 def test_bad_rows_are_counted_by_reason_and_split(tmp_path, caplog):
-    rows = [*ROWS[:5], ROWS[0], ("", "vide"), ("  ", "vide"), (None, "x"), (3, "trois"), ("long", "l" * 101)]
+    rows = [*ROWS[:5], ROWS[0], ("", "vide"), ("  ", "vide"), (None, "x"), (3, "trois")]
+    rows += [("long", "l" * 100), ("too long", "l" * 101)]
     path, given = tmp_path / "a.jsonl", tmp_path / "test.jsonl"
     path.write_text("".join(json.dumps({"source": a, "target": b}) + "\n" for a, b in rows) + '{"source": "alone"}\n')
     given.write_text("".join(json.dumps({"source": a, "target": b}) + "\n" for a, b in [ROWS[1], ROWS[1], ("", "")]))
     data = load_pairs(path, test=given, validation=0, max_length_chars=100)
     reasons = {"duplicate": 1, "empty": 2, "missing": 2, "not_text": 1, "too_long": 1, "held_out": 1}
     assert data.report.left_out == {"train": reasons, "validation": {}, "test": {"empty": 1}}
-    assert data.report.kept == {"train": 4, "validation": 0, "test": 2}
+    assert data.report.kept == {"train": 5, "validation": 0, "test": 2}
     assert "2 missing" in str(data.report)
     assert "2 missing" in caplog.text
 
@@ -135,6 +136,12 @@ def test_given_splits_win_over_the_training_set_and_test_over_validation(tmp_pat
     data = load_pairs(train, validation=validation, test=str(test))
     assert (texts(data.validation), texts(data.test)) == (ROWS[:3], ROWS[3:6])
     assert sorted(texts(data.train)) == sorted(ROWS[6:])
+    assert data.report.left_out == {"train": {"held_out": 6}, "validation": {"held_out": 1}, "test": {}}
+
+
+def test_a_small_set_still_gives_a_pair_to_each_split(tmp_path):
+    data = load_pairs(write_csv(tmp_path / "a.csv", ROWS[:5]))
+    assert [len(data.train), len(data.validation), len(data.test)] == [3, 1, 1]
 
 
 def test_train_size_draws_with_the_seed_and_leaves_held_out_pairs_alone(tmp_path):
@@ -150,6 +157,8 @@ def test_a_set_with_nothing_left_is_an_error_that_says_why(tmp_path):
         load_pairs(write_csv(tmp_path / "a.csv", [("", "a"), (" ", "b")]))
     with pytest.raises(ValueError, match="no pair is left for test(.|\n)*1 empty"):
         load_pairs(write_csv(tmp_path / "b.csv"), test=write_csv(tmp_path / "c.csv", [("", "a")]))
+    with pytest.raises(ValueError, match="no pair is left for test"):
+        load_pairs(tmp_path / "b.csv", test=tmp_path / "c.csv", hold_out=False)
     with pytest.raises(ValueError, match="no pair is left to train on"):
         load_pairs(write_csv(tmp_path / "d.csv", []))
 
@@ -219,10 +228,11 @@ def test_a_hub_dataset_brings_its_own_splits(monkeypatch):
     splits = DatasetDict(train=rows(ROWS), validation=rows(ROWS[:3]), dev2=rows(ROWS[3:5]))
     monkeypatch.setattr(pairs_module, "load_dataset", lambda name, config, revision: splits)
     columns = {"source_column": "en", "target_column": "fr"}
-    data = load_pairs("someone/books", test="dev2", **columns)
+    data = load_pairs("someone/books", test="dev2", revision="v2", licence="mit", **columns)
     assert (texts(data.validation), texts(data.test)) == (ROWS[:3], ROWS[3:5])
     assert sorted(texts(data.train)) == sorted(ROWS[5:])
     assert data.provenance.name == "someone/books"
+    assert (data.provenance.origin, data.provenance.licence) == ("someone/books, revision v2", "mit")
     assert not data.provenance.synthetic
     assert len(load_pairs("someone/books", validation=7, **columns).validation) == 7
     with pytest.raises(

@@ -53,11 +53,11 @@ def test_labelled_rows_keep_their_columns_and_lose_what_has_no_text(tmp_path):
 
 def test_a_file_of_its_own_to_validate_on_takes_its_texts_out_of_training(tmp_path):
     train = write(tmp_path / "train.jsonl", [{"text": f"text {number}"} for number in range(10)])
-    valid = write(tmp_path / "valid.jsonl", [{"text": "text 3"}, {"text": "new"}])
+    valid = write(tmp_path / "valid.jsonl", [{"text": "text 3"}, {"text": "text 4"}, {"text": "new"}, {"text": "new"}])
     data = load_texts(train, validation=valid, test=0)
-    assert data.validation["text"][:] == ["text 3", "new"]
-    assert "text 3" not in data.train["text"][:]
-    assert data.left_out["train"]["held_out"] == 1
+    assert data.validation["text"][:] == ["text 3", "text 4", "new", "new"]  # what is scored on stays as it was given
+    assert not {"text 3", "text 4"} & set(data.train["text"])
+    assert data.left_out == {"train": {"held_out": 2}, "validation": {}}
 
 
 def test_fewer_rows_are_drawn_by_the_seed(tmp_path):
@@ -126,6 +126,8 @@ def test_files_are_read_as_they_stand(tmp_path):
         assert data.train["text"][:] == texts
         assert data.provenance.name == name  # and not the folder that it lies in: it goes into the model card
         assert str(tmp_path) not in str(data.provenance)
+    with pytest.raises(ValueError, match=r"data_config \(config_name\)='en' is for a data set on the Hub"):
+        load_texts(str(tmp_path / "saved"), config_name="en")
 
 
 def test_values_of_a_table_stay_as_they_are_written(tmp_path):
@@ -146,6 +148,12 @@ def test_white_space_hides_no_text_of_another_split(tmp_path):
     data = load_texts(tmp_path / "rows.txt", validation=tmp_path / "held_out.txt", test=0)
     assert data.train["text"][:] == ["one"]
     assert data.validation["text"][:] == ["three", "two"]
+    # with labels, texts stay as they are: answers are counted in their characters
+    train = write(tmp_path / "train.jsonl", [{"text": "one", "label": "a"}, {"text": "two\n", "label": "a"}])
+    held_out = write(tmp_path / "held_out.jsonl", [{"text": "two", "label": "a"}, {"text": "three ", "label": "b"}])
+    data = load_texts(train, columns=["text", "label"], validation=held_out, test=0)
+    assert data.train["text"][:] == ["one"]
+    assert data.validation["text"][:] == ["two", "three "]
 
 
 @pytest.mark.parametrize(
@@ -173,3 +181,13 @@ def test_files_that_cannot_be_read_say_why(name, content, options, message, tmp_
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         load_texts(str(tmp_path / name), **options)
+
+
+def test_training_texts_are_not_taken_to_be_scored_on(tmp_path, monkeypatch):
+    def fail(name, *args, **kwargs):
+        raise ConnectionError(f"no {name} on the Hub")
+
+    path = write(tmp_path / "rows.jsonl", [{"text": f"text {number}"} for number in range(10)])
+    monkeypatch.setattr("hf_genai.data.pairs.load_dataset", fail)
+    with pytest.raises(ValueError, match="source='train' is neither built in .* nor a file here"):
+        load_texts(path, validation="train")
