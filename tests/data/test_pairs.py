@@ -49,7 +49,7 @@ def test_each_kind_of_file_gives_the_same_pairs(tmp_path, suffix):
     if suffix == "csv":
         write_csv(path)
     elif suffix == "tsv":
-        path.write_text("source\ttarget\n" + "".join(f"{a}\t{b}\r\n" for a, b in ROWS))
+        path.write_text("source\ttarget\r\n" + "".join(f"{a}\t{b}\r\n" for a, b in ROWS))
     elif suffix == "jsonl":
         path.write_text("".join(json.dumps({"source": a, "target": b}) + "\n" for a, b in ROWS))
     elif suffix == "parquet":
@@ -107,6 +107,7 @@ def test_bad_rows_are_counted_by_reason_and_split(tmp_path, caplog):
 
 def test_rows_with_a_stray_separator_are_left_out(tmp_path):
     path = write_csv(tmp_path / "a.csv", [*ROWS[:3], ("well, yes", "oui")])
+    path.write_text(path.read_text("utf-8") + "\n\n", "utf-8")  # empty lines are no rows
     data = load_pairs(path, validation=0, test=0)
     assert data.report.left_out["train"] == {"wrong_number_of_columns": 1}
     assert len(data.train) == 3
