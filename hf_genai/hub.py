@@ -109,10 +109,8 @@ def save_for_hub(
 def _model_entries(folder: Path) -> list[Path]:
     """Return the files of the model that the folder holds: what a new save replaces."""
     names = CONFIGS | TOKENIZER_FILES | {"README.md", TARGET_TOKENIZER}
-    with suppress(
-        OSError, ValueError, SyntaxError
-    ):  # only code that the old model names: other scripts are the user's
-        names |= set(code_files(folder))
+    with suppress(OSError, ValueError, SyntaxError):
+        names |= set(code_files(folder))  # only code that the old model names: other scripts are the user's
     return sorted(path for path in folder.iterdir() if path.name in names or WEIGHTS.fullmatch(path.name))
 
 

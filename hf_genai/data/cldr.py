@@ -41,9 +41,8 @@ _PARTS_OF_A_MIXTURE = ("relative", "measure", "rate", "money")
 # Each combination belongs to one split for good, whatever the seed, the sizes or the languages.
 _BUCKETS = 20
 _BUCKET_OF = {"test": 0, "validation": 1}
-_GIVE_UP_AFTER = (
-    3000  # draws of one kind refused in a row: 20 to hit a bucket of 1 in 20, 150 to meet a new combination
-)
+# Draws of one kind refused in a row: 20 to hit a bucket of 1 in 20, times 150 to meet a new combination.
+_GIVE_UP_AFTER = 3000
 
 _PLAIN = str.maketrans(
     {

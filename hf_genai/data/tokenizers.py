@@ -51,9 +51,8 @@ def train_tokenizer(
     texts = _Texts(texts)
     if next(iter(texts), None) is None:
         raise ValueError("texts holds no text to train on; pass an iterable of strings that are not empty")
-    backend = {"byte_bpe": _byte_bpe, "unigram": _unigram, "wordpiece": _wordpiece, "word": _word, "char": _char}[
-        kind
-    ](texts, vocab_size)
+    train = {"byte_bpe": _byte_bpe, "unigram": _unigram, "wordpiece": _wordpiece, "word": _word, "char": _char}[kind]
+    backend = train(texts, vocab_size)
     backend.post_processor = processors.TemplateProcessing(
         single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", SPECIAL_TOKENS.index("</s>"))]
     )

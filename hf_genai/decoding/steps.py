@@ -93,10 +93,8 @@ class TransformerSteps:
         self.scale = stack.layers[0].self_attn.scaling
         config = stack.config
         self.kind, self.head_dim = config.position_embedding_type, config.head_dim
-        self.key_heads, self.groups = (
-            config.num_key_value_heads,
-            config.num_attention_heads // config.num_key_value_heads,
-        )
+        self.key_heads = config.num_key_value_heads
+        self.groups = config.num_attention_heads // self.key_heads
 
     def prefill(self, input_ids: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
         total = len(input_ids)

@@ -145,10 +145,10 @@ def evaluate(model, accelerator: Accelerator, rows: Dataset, collate, size: int,
     was_training = model.training
     model.eval()
     sums = torch.zeros(2, dtype=torch.float64, device="cpu")
-    everything = Batches(rows, collate, size * accelerator.num_processes, seed)
-    for step in range(math.ceil(len(rows) / everything.batch_size)):
-        everything_left = len(rows) - step * everything.batch_size
-        batch = {name: value[:everything_left] for name, value in everything[step].items()}
+    batches = Batches(rows, collate, size * accelerator.num_processes, seed)
+    for step in range(math.ceil(len(rows) / batches.batch_size)):
+        left = len(rows) - step * batches.batch_size  # the last batch is filled up with rows of the next epoch
+        batch = {name: value[:left] for name, value in batches[step].items()}
         own = list(parts(batch, size, accelerator.num_processes, accelerator.process_index))
         if not own:  # of weights that are divided, each process needs all: none may sit a batch out
             own = [{name: value[:1] for name, value in batch.items()}]
