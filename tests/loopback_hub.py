@@ -26,6 +26,7 @@ import yaml
 from huggingface_hub.repocard_data import ModelCardData
 
 TOKEN = "hf_" + "loopback" * 5
+READER = "hf_reads_only"
 USER = "tester"
 LARGE = (".safetensors", ".parquet", ".bin", ".png")
 
@@ -106,6 +107,8 @@ class Handler(BaseHTTPRequestHandler):
         method = "GET" if self.command == "HEAD" else self.command
         with self.hub.lock:
             self.hub.requests.append(f"{self.command} {path}")
+            if method == "POST" and self.headers.get("Authorization") == f"Bearer {READER}":
+                return self.fail(403, "", "This token may only read")
             if self.headers.get("Authorization") not in (None, f"Bearer {TOKEN}"):
                 return self.fail(401, "", "Invalid credentials in Authorization header")
             if method == "POST" and "Authorization" not in self.headers and path != "/api/validate-yaml":

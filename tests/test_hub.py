@@ -1,5 +1,6 @@
 """The model card, the saved folder, what is private in it, and the push, against a hub on loopback."""
 
+import copy
 import errno
 import json
 import logging
@@ -16,7 +17,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
-from loopback_hub import TOKEN, LoopbackHub
+from loopback_hub import READER, TOKEN, LoopbackHub
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoTokenizer,
@@ -171,6 +172,12 @@ def test_an_example_that_fails_costs_a_warning_and_not_the_model(tmp_path, model
         folder = save_for_hub(tmp_path / "out", model, tokenizer, card)
     assert "no luck" in caplog.text
     assert "output of this code was not recorded" in (folder / "README.md").read_text("utf-8")
+
+
+def test_an_output_that_the_card_brings_is_not_made_again(tmp_path, model, tokenizer, card):
+    card.usage, card.usage_output = "raise SystemExit", "le trois juin, of another day"
+    save_for_hub(tmp_path, model, tokenizer, card)
+    assert card.usage_output in (tmp_path / "README.md").read_text("utf-8")
 
 
 def test_two_tokenizers_lie_in_the_folder_and_in_a_folder_below(tmp_path, model, tokenizer, card):
@@ -386,6 +393,14 @@ def test_private_words_are_found_and_taken_out_of_card_and_config(
     ]
 
 
+def test_private_words_are_taken_out_of_a_target_tokenizer_too(tmp_path, model, tokenizer, card):
+    target = copy.deepcopy(tokenizer)
+    target.init_kwargs["made_of"] = "/home/paul/words"
+    save_for_hub(tmp_path, model, (tokenizer, target), card)
+    saved = (tmp_path / "target_tokenizer" / "tokenizer_config.json").read_text("utf-8")
+    assert json.loads(saved)["made_of"] == "~/words"
+
+
 def test_a_vocabulary_may_hold_the_word_that_names_the_host(tmp_path, model, tokenizer, monkeypatch):
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
@@ -446,16 +461,20 @@ def test_private_is_kept_and_refused_for_a_public_repository(saved, loopback):
     assert loopback.files("tester/open") == {}
 
 
-def test_weights_and_tokenizer_of_an_earlier_push_do_not_outlive_the_new_ones(saved, model, loopback, tmp_path):
+@pytest.mark.parametrize("branch", ["main", "v2"])
+def test_weights_and_tokenizer_of_an_earlier_push_do_not_outlive_the_new_ones(
+    branch, saved, model, loopback, tmp_path
+):
+    revision = None if branch == "main" else branch
     (saved / "target_tokenizer").mkdir()
     shutil.copy(saved / "tokenizer.json", saved / "target_tokenizer")
-    push(saved, "dates", echo=no_echo)
+    push(saved, "dates", revision=revision, echo=no_echo)
     pieces = tmp_path / "pieces"
     model.save_pretrained(pieces, max_shard_size="2KB")
     lines = []
-    push(pieces, "dates", echo=lines.append)
-    assert {"model.safetensors", "target_tokenizer/tokenizer.json"}.isdisjoint(loopback.files("tester/dates"))
-    assert "README.md" in loopback.files("tester/dates")
+    push(pieces, "dates", revision=revision, echo=lines.append)
+    assert {"model.safetensors", "target_tokenizer/tokenizer.json"}.isdisjoint(loopback.files("tester/dates", branch))
+    assert "README.md" in loopback.files("tester/dates", branch)
     assert "deleted there  model.safetensors" in "\n".join(lines)
 
 
@@ -486,8 +505,9 @@ def test_what_is_broken_private_or_malformed_stops_before_any_request(saved, loo
 
 
 def test_a_refused_token_and_a_hub_out_of_reach_are_said_plainly(saved, loopback, monkeypatch):
-    with pytest.raises(ValueError, match="token was refused"):
-        push(saved, "tester/dates", token="hf_wrong", echo=no_echo)
+    for token in ("hf_wrong", READER):
+        with pytest.raises(ValueError, match="token was refused"):
+            push(saved, "tester/dates", token=token, echo=no_echo)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ConnectionError, match="was not reached"):
         push(saved, "tester/dates", echo=no_echo)
