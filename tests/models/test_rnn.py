@@ -105,6 +105,7 @@ def test_every_combination_works_or_is_refused_with_its_reason(choices):
         ({"attention_position": "middle"}, "attention_position"),
         ({"dropout": 1.5}, "dropout"),
         ({"classifier_dropout": -0.1}, "classifier_dropout"),
+        ({"classifier_dropout": 1.1}, "classifier_dropout"),
         ({"encoder_layers": 0}, "encoder_layers"),
         ({"source_vocab_size": 0, "share_encoder_decoder_embeddings": False}, "source_vocab_size"),
         ({"attention_size": -1}, "attention_size"),

@@ -184,6 +184,8 @@ def test_impossible_inputs_are_refused_by_name(family):
     refused(r"attention_mask must be \(batch, length\)", attention_mask=mask[:, :4])
     refused(r"not both", inputs_embeds=torch.zeros(3, 6, 16))
     refused(r"inputs_embeds must be", input_ids=None, inputs_embeds=torch.zeros(3, 6, 8), decoder_input_ids=ids)
+    empty = torch.zeros(3, 0, 16)
+    refused(r"inputs_embeds must be .* none of them 0", input_ids=None, inputs_embeds=empty, decoder_input_ids=ids)
     refused(r"labels must be an integer", labels=ids.float())
     refused(r"labels must be from 0 to 18", labels=ids + 19)
     refused(r"labels must be \(batch, length\)", labels=ids[:, :3], decoder_input_ids=ids)
@@ -200,6 +202,8 @@ def test_an_encoder_decoder_refuses_what_does_not_fit_its_two_sides():
         model(**batch, decoder_input_ids=batch["input_ids"], decoder_attention_mask=torch.zeros(3, 6))
     with pytest.raises(ValueError, match="a row for each of the 3 sources"):
         model(**batch, decoder_input_ids=batch["input_ids"][:2])
+    with pytest.raises(ValueError, match="either decoder_input_ids or decoder_inputs_embeds, not both"):
+        model(**batch, decoder_input_ids=batch["input_ids"], decoder_inputs_embeds=torch.zeros(3, 6, 16))
     with pytest.raises(ValueError, match="takes no position_ids"):
         model(**batch, position_ids=torch.arange(6)[None])
 
@@ -245,6 +249,8 @@ def test_segments_that_the_table_does_not_have_are_refused():
         make("bert")(**batch, token_type_ids=torch.full((3, 6), 2))
     with pytest.raises(ValueError, match="token_type_ids must be all 0"):
         make("bert", "roberta, no token types")(**batch, token_type_ids=torch.ones(3, 6, dtype=torch.long))
+    # which tokenizers make for models of either kind
+    make("bert", "roberta, no token types")(**batch, token_type_ids=torch.zeros(3, 6, dtype=torch.long))
 
 
 @pytest.mark.parametrize(
@@ -258,8 +264,9 @@ def test_segments_that_the_table_does_not_have_are_refused():
 )
 def test_classes_that_do_not_exist_are_refused(config_class, model_class, places):
     model = model_class(config_class(**tiny.SIZES, num_labels=4))
-    with pytest.raises(ValueError, match=r"labels must be from 0 to 3 .*not 4"):
-        model(**text(), labels=torch.full(places, 4))
+    for wrong in (4, -1):
+        with pytest.raises(ValueError, match=rf"labels must be from 0 to 3 .*not {wrong}"):
+            model(**text(), labels=torch.full(places, wrong))
     if len(places) == 2:
         with pytest.raises(ValueError, match="labels must be an integer"):
             model(**text(), labels=torch.zeros(places))
@@ -288,6 +295,7 @@ def test_a_source_needs_a_model_with_cross_attention():
         ({"vocab_size": 0}, "at least 1"),
         ({"hidden_dropout_prob": 1.5}, "from 0 to 1"),
         ({"classifier_dropout": -0.1}, "between 0 and 1"),
+        ({"classifier_dropout": 1.1}, "between 0 and 1"),
         ({"hidden_act": "swish"}, "hidden_act"),
         ({"position_embedding_type": "alibi"}, "position_embedding_type"),
         ({"relative_attention_num_buckets": 2}, "at least 4"),
@@ -300,9 +308,19 @@ def test_configurations_that_make_no_sense_are_refused(family, choices, words):
         MAKERS[family][0](**{**tiny.SIZES, **choices})
 
 
-def test_offsets_belong_to_learned_positions():
-    with pytest.raises((StrictDataclassError, ValueError), match="must be 0 with position_embedding_type='rotary'"):
-        hf_genai.GenaiBertConfig(**tiny.SIZES, position_offset=1)
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        ({"position_offset": 1}, "must be 0 with position_embedding_type='rotary'"),
+        ({"position_offset": 1, "position_embedding_type": "learned", "pad_token_id": None}, "which is None"),
+        ({"position_offset": -1, "position_embedding_type": "learned"}, "position_offset must be at least 0, not -1"),
+        ({"type_vocab_size": -1}, "type_vocab_size must be at least 0, not -1"),
+    ],
+    ids=str,
+)
+def test_offsets_and_segments_that_make_no_sense_are_refused(choices, words):
+    with pytest.raises((StrictDataclassError, ValueError), match=words):
+        hf_genai.GenaiBertConfig(**{**tiny.SIZES, **choices})
 
 
 def test_an_unknown_kind_of_rotary_positions_is_refused():
