@@ -1,9 +1,11 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tiny_seq2seq import TEXTS, make_model, make_tokenizer
 from transformers.utils import logging
 
-from hf_genai.evaluation.generation import encode_texts, generate_texts, inference
+from hf_genai.evaluation.generation import encode_texts, generate_texts, inference, length_limit
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,15 @@ def test_texts_of_similar_length_share_a_batch(model, tokenizer, monkeypatch):
     )
     generate_texts(model, tokenizer, ["red " * n for n in (9, 1, 8, 2)], batch_size=2, max_new_tokens=2)
     assert shapes == [len(tokenizer("red " * n)["input_ids"]) for n in (9, 2)]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "positions", "limit"),
+    [(10, 7, 7), (7, 10, 7), (int(1e30), 7, 7), (10, None, 10), (int(1e30), None, None)],
+)
+def test_sources_are_as_long_as_the_tokenizer_and_the_model_both_take(tokens, positions, limit):
+    model = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=positions))
+    assert length_limit(model, SimpleNamespace(model_max_length=tokens), None) == limit
 
 
 def test_the_mode_of_the_model_comes_back_even_after_an_error(model, tokenizer):
