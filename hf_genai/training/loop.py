@@ -4,6 +4,7 @@ A step's batch, and whatever is drawn for it, depends on the seed and the step's
 stopped goes on where it was, bit by bit, and two processes see the very batches that one sees.
 """
 
+import copy
 import json
 import logging
 import math
@@ -77,7 +78,8 @@ class Batches:
     def __init__(self, rows: Dataset, collate: Callable[[list[dict]], Batch], batch_size: int, seed: int):
         if not len(rows):
             raise ValueError("rows is empty: there is nothing to train on")
-        self.rows, self.collate, self.batch_size, self.seed = rows, collate, batch_size, seed
+        # a copy: an evaluation seeds the same collator while the thread collates the next step's batch
+        self.rows, self.collate, self.batch_size, self.seed = rows, copy.copy(collate), batch_size, seed
         self._epochs: dict[int, list[int]] = {}
 
     def places(self, step: int) -> list[int]:

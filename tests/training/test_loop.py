@@ -67,6 +67,24 @@ def test_every_epoch_takes_every_row_once_in_another_order():
     assert batches.places(3) == taken[12:16]
 
 
+def test_an_evaluation_does_not_change_what_is_drawn_for_the_next_step():
+    """Which a thread collates at the same time, by the same collator."""
+
+    class Draws:
+        generator = meanwhile = None
+
+        def __call__(self, examples):
+            if self.meanwhile is not None:
+                self.meanwhile()
+            return torch.rand(3, generator=self.generator).tolist()
+
+    collate = Draws()
+    expected = loop.Batches(rows(10), collate, 4, seed=1)[2]
+    batches, evaluation = loop.Batches(rows(10), collate, 4, seed=1), loop.Batches(rows(10), collate, 4, seed=7)
+    batches.collate.meanwhile = lambda: (setattr(batches.collate, "meanwhile", None), evaluation[0])
+    assert batches[2] == expected
+
+
 def test_one_batch_of_eight_and_two_parts_of_four_give_the_same_curve(tmp_path):
     one = run(tmp_path)[1].losses
     two = run(tmp_path, per_device_batch_size=4, gradient_accumulation_steps=2)[1].losses
