@@ -189,6 +189,15 @@ def test_long_contexts_come_in_windows_whose_best_answer_wins(save, tokenizer):
     assert {own["answer"].lower() for own in best} <= {own["answer"].lower() for own in whole}
 
 
+@pytest.mark.parametrize(("limit", "longest"), [(64, 64), (512, 384)])
+def test_windows_are_as_long_as_the_model_takes_and_at_most_384_tokens(limit, longest, save, tokenizer):
+    folder = save("genai_bert", "AutoModelForQuestionAnswering", max_position_embeddings=limit)
+    pipe = pipeline("question-answering", folder)
+    pipe.tokenizer.model_max_length = 512
+    windows = list(pipe.preprocess({"question": "What?", "context": CONTEXT * 20}))
+    assert max(window["input_ids"].shape[1] for window in windows) == longest
+
+
 def test_questions_come_one_by_one_in_lists_datasets_and_batches_padded_on_either_side(save):
     pipe = pipeline("question-answering", save("genai_gpt", "AutoModelForQuestionAnswering"))
     questions, contexts = ["who sat?", "where did it run, and how far?"], [CONTEXT, TEXTS[1]]
