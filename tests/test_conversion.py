@@ -1,6 +1,7 @@
 """Weights traded with transformers: the same function, the same gradients, the same bits on the way back."""
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -449,6 +450,27 @@ def test_a_folder_with_pickled_weights_alone_is_refused(tmp_path):
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="safetensors"):
         hf_genai.from_transformers(tmp_path)
+
+
+def test_pickled_weights_are_not_read_beside_another_safetensors_file_either(tmp_path):
+    model = make("bert", "Model")
+    model.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").rename(tmp_path / "other.safetensors")
+    with pytest.raises(OSError, match="safetensors"):
+        hf_genai.from_transformers(tmp_path)
+
+
+def test_code_that_a_folder_brings_is_not_run(tmp_path):
+    (tmp_path / "configuration_own.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w')\nfrom transformers import GPT2Config as OwnConfig\n"
+    )
+    own = {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.OwnConfig"}}
+    (tmp_path / "config.json").write_text(json.dumps(own))
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        hf_genai.from_transformers(tmp_path)
+    assert not (tmp_path / "ran").exists()
 
 
 REFUSED = {
