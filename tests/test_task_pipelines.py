@@ -189,6 +189,13 @@ def test_long_contexts_come_in_windows_whose_best_answer_wins(save, tokenizer):
     assert {own["answer"].lower() for own in best} <= {own["answer"].lower() for own in whole}
 
 
+def test_parts_of_one_word_do_not_take_the_place_of_other_answers(save):
+    pipe = pipeline("question-answering", save("genai_bert", "AutoModelForQuestionAnswering"))
+    for asked in ("who?", "where?", "what?"):
+        found = pipe({"question": asked, "context": "strawberries, raspberries and blackberries"}, top_k=4)
+        assert len({row["answer"] for row in found}) == 4
+
+
 @pytest.mark.parametrize(("limit", "longest"), [(64, 64), (512, 384)])
 def test_windows_are_as_long_as_the_model_takes_and_at_most_384_tokens(limit, longest, save, tokenizer):
     folder = save("genai_bert", "AutoModelForQuestionAnswering", max_position_embeddings=limit)
