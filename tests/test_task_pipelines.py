@@ -205,6 +205,15 @@ def test_windows_are_as_long_as_the_model_takes_and_at_most_384_tokens(limit, lo
     assert max(window["input_ids"].shape[1] for window in windows) == longest
 
 
+def test_windows_that_would_not_move_on_are_refused(save, tokenizer):
+    pipe = pipeline("question-answering", save("genai_bert", "AutoModelForQuestionAnswering"))
+    least = len(tokenizer("who?")["input_ids"]) + 1 + 6 + 1  # another special token, what is shared, what is new
+    asked = {"question": "who?", "context": CONTEXT, "doc_stride": 6}
+    assert pipe(**asked, max_seq_len=least)["answer"]
+    with pytest.raises(ValueError, match=rf"max_seq_len \({least - 1}\) must be above doc_stride"):
+        pipe(**asked, max_seq_len=least - 1)
+
+
 def test_questions_come_one_by_one_in_lists_datasets_and_batches_padded_on_either_side(save):
     pipe = pipeline("question-answering", save("genai_gpt", "AutoModelForQuestionAnswering"))
     questions, contexts = ["who sat?", "where did it run, and how far?"], [CONTEXT, TEXTS[1]]

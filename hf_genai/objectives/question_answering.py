@@ -82,7 +82,8 @@ def tokenize_questions(
         raise ValueError("tokenizer must be a fast one: a slow one does not say which characters a token stands for")
 
     def tokenize(batch: dict[str, list], rows: list[int]) -> dict[str, list]:
-        longest = max(len(ids) for ids in tokenizer(batch["question"], verbose=False)["input_ids"])
+        alone = tokenizer(batch["question"], [""] * len(batch["question"]), verbose=False)  # with all special tokens
+        longest = max(map(len, alone["input_ids"]))
         if longest + stride >= max_length:
             raise ValueError(
                 f"max_length ({max_length}) must be larger than stride ({stride}) and the longest question ({longest}"
