@@ -8,7 +8,7 @@ from hf_genai.data import train_tokenizer
 from hf_genai.objectives import dialogue
 from hf_genai.objectives.classification import label_names, tokenize_texts
 from hf_genai.objectives.dialogue import CHAT_TEMPLATE, recent_turns, tokenize_dialogues
-from hf_genai.objectives.question_answering import best_answers, token_span, tokenize_questions
+from hf_genai.objectives.question_answering import best_answers, best_spans, token_span, tokenize_questions
 from hf_genai.objectives.tagging import align, tokenize_words
 
 CONTEXT = "Gold is a chemical element. It was known in antiquity, and melts at a high temperature."
@@ -54,6 +54,8 @@ def test_long_dialogues_become_rows_that_fit_and_each_answer_is_learned_once(tok
     assert all(len(row["input_ids"]) <= limit for row in rows)
     assert dict(report) == {"cut": 1, "shortened": 2, "dropped": 2}
     assert "Of 5 dialogues, 2 lost turns" in caplog.text and "2 were dropped" in caplog.text
+    too_long = Dataset.from_dict({"messages": [say("long " * 30, "Gold")]})
+    assert dict(tokenize_dialogues(too_long, tokenizer, 20)[1]) == {"dropped": 1}
 
 
 def test_a_prompt_keeps_the_last_turns_that_fit(tokenizer):
@@ -61,6 +63,10 @@ def test_a_prompt_keeps_the_last_turns_that_fit(tokenizer):
     system, turns = [{"role": "system", "content": "Be short."}], say("long " * 30, "Gold", "What", "is it", "Hi")
     assert recent_turns(system + turns, tokenizer, 1000) == system + turns
     assert recent_turns(system + turns, tokenizer, 100) == system + turns[2:]
+    prompt = tokenizer.apply_chat_template(system + turns, add_generation_prompt=True, return_dict=True)
+    length = len(prompt["input_ids"])
+    assert recent_turns(system + turns, tokenizer, length) == system + turns
+    assert recent_turns(system + turns, tokenizer, length - 1) == system + turns[2:]
     assert recent_turns(say("long " * 30), tokenizer, 20) == []
 
 
@@ -81,6 +87,7 @@ def test_labels_become_numbers_vectors_or_stay_numbers(tokenizer):
     texts = {"text": ["Gold", "Hi there"], "label": ["good", "bad"]}
     names = label_names(texts["label"])
     assert names == ["bad", "good"]
+    assert label_names([10, 9, [2]]) == ["2", "9", "10"]
     rows = tokenize_texts(Dataset.from_dict(texts), tokenizer, names)
     assert rows["labels"][:] == [1, 0]
     assert rows["input_ids"][0] == tokenizer("Gold")["input_ids"]
@@ -163,9 +170,22 @@ def test_the_best_answer_is_the_likeliest_span_of_all_windows(tokenizer):
     assert len({(answer.text, answer.start) for answer in answers}) == len(answers)
 
 
+def test_an_answer_of_two_windows_has_the_better_score_and_is_no_longer_than_asked():
+    windows = {"row": [0, 0], "offsets": [[[-1, -1], [0, 4]]] * 2}
+    for scores in ([1.0, 5.0], [5.0, 1.0]):
+        starts = np.array([[0.0, score] for score in scores])
+        (answers,) = best_answers(["Gold"], windows, starts, np.zeros((2, 2)))  # type: ignore[arg-type]
+        assert [(answer.text, answer.score) for answer in answers] == [("Gold", 5.0)]
+    starts, ends = np.array([5.0, 4.0, 0.0]), np.array([0.0, 0.0, 5.0])
+    for longest, span in ((3, (0, 2, 10.0)), (2, (1, 2, 9.0)), (1, (0, 0, 5.0))):
+        assert best_spans(starts, ends, [True] * 3, 1, longest) == [span]
+
+
 def test_answers_that_do_not_stand_where_they_should_are_refused(tokenizer):
     wrong = {**questions(), "answer_start": [3]}
     with pytest.raises(ValueError, match="does not stand at character 3"):
         tokenize_questions(Dataset.from_dict(wrong), tokenizer)
-    with pytest.raises(ValueError, match="max_length"):
-        tokenize_questions(Dataset.from_dict(questions()), tokenizer, max_length=10, stride=8)
+    least = len(tokenizer("What is it?")["input_ids"]) + 1 + 6 + 1  # one token of a window is new
+    assert len(tokenize_questions(Dataset.from_dict(questions()), tokenizer, max_length=least, stride=6)) > 1
+    with pytest.raises(ValueError, match=rf"max_length \({least - 1}\) must be larger than stride"):
+        tokenize_questions(Dataset.from_dict(questions()), tokenizer, max_length=least - 1, stride=6)

@@ -155,7 +155,16 @@ def test_corrupted_texts_are_padded_and_begin_with_the_first_sentinel(tokenizer)
     assert collate(long)["labels"].tolist() != collate(long)["labels"].tolist()  # drawn anew
 
 
+@pytest.mark.parametrize("density", [0.9, 0.99])
+def test_spans_have_text_between_them_however_dense_the_noise(density):
+    for length in range(2, 12):
+        parts = span_corruption.random_spans(length, density, 1.0)
+        assert sum(parts) == length and min(parts) >= 1
+
+
 def test_a_text_with_more_spans_than_sentinels_is_refused(tokenizer):
+    exactly = span_corruption.SpanCorruptionCollator(tokenizer, noise_density=0.5, mean_span_length=1.0)
+    assert exactly([{"input_ids": list(range(10, 50))}])["labels"].shape == (1, 41)
     with pytest.raises(ValueError, match=r"spans, but the tokenizer only 20 sentinels"):
         span_corruption.SpanCorruptionCollator(tokenizer)([{"input_ids": [7] * 600}])
     with pytest.raises(ValueError, match="at least two tokens"):
@@ -214,6 +223,7 @@ def test_packed_texts_are_rearranged_one_by_one(tokenizer):
     ids, starts = batch["input_ids"][0].tolist(), (batch["position_ids"][0] == 0).nonzero().flatten().tolist()
     assert starts == [0, 7]
     assert {token for token in ids[:7] if token < 20} == {10, 11, 12, 2}
+    assert collate([{"input_ids": [10, 11, 2]}])["input_ids"].tolist() == [[10, 11, 2]]  # too short to be moved
     with pytest.raises(ValueError, match="fim_prob must be between 0 and 1, not 2"):
         fill_in_the_middle.FillInTheMiddleCollator(tokenizer, fim_prob=2)
     with pytest.raises(ValueError, match="tokenizer lacks <fim_prefix>"):
