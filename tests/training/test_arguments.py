@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 
 from hf_genai import GenaiRNNConfig, GenaiRNNForConditionalGeneration
@@ -211,3 +213,16 @@ def test_every_shipped_config_is_read_without_an_error(tokenizer):
     for path in paths:
         assert load_yaml(path)["recipe"] == path.parent.name
         build_config(parse_arguments([str(path), "--output_dir", "x", "--use_cpu"]), tokenizer, tokenizer)
+
+
+def test_sizes_that_just_fit_are_taken_and_padding_starts_what_has_no_start_token():
+    tokenizer = train_tokenizer(["a text"] * 2, vocab_size=300)
+    tokenizer.bos_token = None
+    fields = {"model_type": "genai_t5", "vocab_size": len(tokenizer), "max_position_embeddings": 16}
+    arguments = SimpleNamespace(
+        model=SimpleNamespace(model=fields, model_name_or_path=None),
+        data=SimpleNamespace(max_source_length=16, max_target_length=16),
+        where={},
+    )
+    config = build_config(arguments, tokenizer, tokenizer)
+    assert (config.vocab_size, config.decoder_start_token_id) == (len(tokenizer), tokenizer.pad_token_id)

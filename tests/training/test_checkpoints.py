@@ -83,6 +83,7 @@ def test_overwriting_deletes_the_checkpoints_and_nobody_elses_files(tmp_path, ca
     make_checkpoint(tmp_path / "checkpoint-1")
     (tmp_path / "thesis.txt").write_text("mine")
     (tmp_path / "checkpoint-of-mine").mkdir()
+    (tmp_path / "results.json").write_text("{}")  # of the earlier run: a failed one would seem to have them
     prepare_output_dir(tmp_path, overwrite=True, checkpoint=None)
     assert (tmp_path / "checkpoint-1").is_dir()  # until this run is ready to train
     delete_earlier_run(tmp_path)

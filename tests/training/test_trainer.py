@@ -1,5 +1,6 @@
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -151,3 +152,16 @@ def test_a_training_that_diverges_is_stopped_and_not_saved(logging_steps, messag
         trainer.train()
     fine = {**options, "learning_rate": 1e-3}
     tiny_trainer(tmp_path, callbacks=[StopOnDivergence()], **fine).train()
+
+
+def test_what_processes_take_together_is_of_one_length(tmp_path, tiny_trainer, monkeypatch):
+    trainer = tiny_trainer(tmp_path)
+    monkeypatch.setattr(type(trainer.args), "world_size", 3)
+    assert trainer._get_train_sampler().batch_size == 3 * trainer.args.train_batch_size
+
+
+def test_gradients_that_overflow_float16_are_left_to_its_scaler():
+    state, logs = SimpleNamespace(global_step=1), {"grad_norm": float("inf")}
+    StopOnDivergence().on_log(SimpleNamespace(fp16=True), state, None, logs=logs)
+    with pytest.raises(FloatingPointError, match="gradients is inf"):
+        StopOnDivergence().on_log(SimpleNamespace(fp16=False, learning_rate=1.0), state, None, logs=logs)
