@@ -238,7 +238,8 @@ def _merge(values: dict[str, Any], where: dict[str, str], new: dict[str, Any], o
     for key, value in new.items():
         if isinstance(value, dict):
             where.update({f"{key}.{name}": origin for name in value})
-            if value:  # key by key: an override leaves the rest of the mapping, but another type of model has other fields
+            if value:
+                # key by key: an override leaves the rest of the mapping, but another type of model has other fields
                 before = values.get(key, {})
                 other = {value.get("model_type"), before.get("model_type")} - {None}
                 value = {**(before if len(other) < 2 else {}), **value}
