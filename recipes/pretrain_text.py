@@ -43,6 +43,7 @@ from hf_genai.training.pretraining import (
 from hf_genai.training.pretraining_card import card_of_pretraining
 from hf_genai.training.pretraining_tokenizer import in_turn, make_tokenizer
 from hf_genai.training.results import facts_of_run, write_json
+from hf_genai.training.trainer import StopOnSignal
 
 logger = logging.getLogger("hf_genai.recipes.pretrain_text")
 
@@ -96,10 +97,11 @@ def main(argv: list[str] | None = None) -> dict:
     if accelerator.is_main_process and training.overwrite_output_dir:
         delete_earlier_run(folder)
     history = loop.train(model, rows, collate, training, validation, accelerator, checkpoint)
-    model = loop.whole_model(model_class, model, accelerator)
-    if model is None:
-        return {}
-    save_unscored(folder, model, tokenizer, arguments.model.model_title)
+    with StopOnSignal():  # which waits until the weights are saved
+        model = loop.whole_model(model_class, model, accelerator)
+        if model is None:
+            return {}
+        save_unscored(folder, model, tokenizer, arguments.model.model_title)
     objective = arguments.objective.objective
     results = {
         **loop.summary(history),

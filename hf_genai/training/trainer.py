@@ -55,7 +55,7 @@ class StopOnSignal(TrainerCallback):
             name = signal.Signals(self.received).name
             raise TrainingInterrupted(
                 f"stopped by {name} after the last step: the trained weights are saved, but not scored; "
-                "`hf-genai evaluate` does that",
+                "`hf-genai evaluate` does that for translators",
                 self.received,
             )
 

@@ -144,6 +144,26 @@ def test_a_signal_saves_a_checkpoint_that_can_be_gone_on_from(tmp_path, monkeypa
     assert history.losses == run(tmp_path / "whole")[1].losses
 
 
+@pytest.mark.parametrize(("name", "nth"), [("gradient_step", 12), ("evaluate", 3)])  # the last step, what follows it
+def test_a_signal_at_the_end_costs_no_training(tmp_path, monkeypatch, name, nth):
+    real, calls = getattr(loop, name), []
+
+    def signalled(*args):
+        calls.append(1)
+        if len(calls) == nth:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)
+
+    monkeypatch.setattr(loop, name, signalled)
+    with pytest.raises(TrainingInterrupted, match=r"after step 12 of 12; .*checkpoint-12 is whole"):
+        run(tmp_path, validation=rows(9, 1), eval_steps=4)
+    monkeypatch.undo()
+    trained, history = run(tmp_path, resume_from=str(tmp_path / "checkpoint-12"), validation=rows(9, 1), eval_steps=4)
+    whole, expected = run(tmp_path / "whole", validation=rows(9, 1), eval_steps=4)
+    assert (history.losses, history.evaluations) == (expected.losses, expected.evaluations)
+    assert all(torch.equal(weight, whole.state_dict()[name]) for name, weight in trained.state_dict().items())
+
+
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     accelerator, history = cpu(), loop.History(losses=[1.0])
     accelerator.prepare(model())
