@@ -24,6 +24,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, tqdm
 from datasets import Dataset
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from .optim import make_optimizer
@@ -58,8 +59,24 @@ class LoopOptions:
     seed: int = 42
 
     def __post_init__(self):
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate must be above 0, not {self.learning_rate}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be a number above 0, not {self.learning_rate}")
+        for name in ("warmup_steps", "weight_decay", "max_grad_norm", "eval_steps", "save_steps"):
+            if not 0 <= getattr(self, name) < math.inf:  # a norm below 0 turns the gradients round
+                raise ValueError(f"{name} must be a number of at least 0, not {getattr(self, name)}")
+        if len(self.adam_betas) != 2 or not all(0 <= beta < 1 for beta in self.adam_betas):
+            raise ValueError(f"adam_betas must be two numbers from 0 to below 1, not {self.adam_betas}")
+        try:
+            self.schedule(torch.optim.SGD([torch.zeros(1)]))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"lr_scheduler_type={self.lr_scheduler_type!r} does not fit here: {error}") from error
+
+    def schedule(self, optimizer: torch.optim.Optimizer) -> LambdaLR:
+        """Return what sets the learning rate of each step."""
+        scheduler = get_scheduler(self.lr_scheduler_type, optimizer, self.warmup_steps, self.max_steps)
+        if not isinstance(scheduler, LambdaLR):
+            raise ValueError("it follows a measured loss, and not the steps")
+        return scheduler
 
 
 @dataclass
@@ -202,7 +219,7 @@ def train(
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = size  # else read from a data loader
         plugin.deepspeed_config["gradient_clipping"] = options.max_grad_norm or 0.0  # it clips by itself
     optimizer = make_optimizer(model, options.learning_rate, options.weight_decay, options.adam_betas)
-    scheduler = get_scheduler(options.lr_scheduler_type, optimizer, options.warmup_steps, options.max_steps)
+    scheduler = options.schedule(optimizer)
     model, optimizer = accelerator.prepare(model, optimizer)
     accelerator.register_for_checkpointing(scheduler)
     batch_size = size * options.gradient_accumulation_steps * accelerator.num_processes

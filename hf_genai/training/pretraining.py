@@ -16,7 +16,7 @@ from ..objectives import fill_in_the_middle
 from ..objectives.causal_lm import CausalLMCollator
 from ..objectives.masked_lm import MaskedLMCollator, word_ids
 from ..objectives.prefix_lm import PrefixLMCollator
-from ..objectives.span_corruption import SpanCorruptionCollator, length_before, sentinel_ids
+from ..objectives.span_corruption import SpanCorruptionCollator, length_before, noise_and_spans, sentinel_ids
 from .arguments import check_push
 from .loop import LoopOptions
 from .parsing import argument, parse
@@ -149,8 +149,8 @@ def parse_pretrain_arguments(argv: Sequence[str] | None, description: str | None
             raise ValueError(f"{name} must be at least 1, not {getattr(training, name)}")
     if arguments.data.row_length < 8:
         raise ValueError(f"row_length must be at least 8, not {arguments.data.row_length}")
-    if len(training.adam_betas) != 2:
-        raise ValueError(f"adam_betas must be two numbers, not {training.adam_betas}")
+    if training.num_threads < 0:
+        raise ValueError(f"num_threads must be at least 0, not {training.num_threads}")
     if training.push_to_hub:
         check_push(training.hub_model_id)
     return arguments
@@ -209,12 +209,23 @@ def row_length(arguments: PretrainArguments) -> int:
 
 
 def make_collator(arguments: PretrainArguments, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict]], dict]:
-    """Return what makes a batch of rows."""
+    """Return what makes a batch of rows.
+
+    Raises:
+        ValueError: settings of the objective that are not possible, or rows of more spans than sentinels.
+    """
     kind = arguments.objective
     if kind.objective == "mlm":
         return MaskedLMCollator(tokenizer, kind.mask_prob, whole_words=kind.whole_words)
     if kind.objective == "span_corruption":
-        return SpanCorruptionCollator(tokenizer, kind.noise_density, kind.mean_span_length)
+        collate = SpanCorruptionCollator(tokenizer, kind.noise_density, kind.mean_span_length)
+        _, spans = noise_and_spans(row_length(arguments), kind.noise_density, kind.mean_span_length)
+        if spans > (number := len(sentinel_ids(tokenizer))):
+            raise ValueError(
+                f"row_length ({arguments.data.row_length}), noise_density ({kind.noise_density}) and mean_span_length"
+                f" ({kind.mean_span_length}) make rows of {spans} spans, but the tokenizer has {number} sentinels"
+            )
+        return collate
     if kind.objective == "fim":
         return fill_in_the_middle.FillInTheMiddleCollator(tokenizer, kind.fim_prob, kind.spm_prob)
     pad: Any = tokenizer.pad_token_id
