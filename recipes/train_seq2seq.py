@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> dict:
         train_dataset=sets["train"],
         eval_dataset=sets.get("validation"),
         data_collator=Seq2SeqCollator(source_tokenizer, model=model),
-        compute_metrics=metrics_of_ids(target_tokenizer),
+        compute_metrics=metrics_of_ids(target_tokenizer) if training.predict_with_generate else None,
         callbacks=callbacks,
         tokenizers=tokenizers,
     )

@@ -112,6 +112,12 @@ def test_a_model_is_fine_tuned_with_its_own_tokenizer(main, tmp_path):
     assert AutoConfig.from_pretrained(second).dropout == 0.3
 
 
+def test_evaluations_may_measure_the_loss_alone(main, tmp_path):
+    options = ["--max_steps", "2", "--eval_strategy", "steps", "--eval_steps", "1", "--predict_with_generate", "false"]
+    best = ["--save_steps", "1", "--load_best_model_at_end", "true", "--metric_for_best_model", "loss"]
+    assert main([TINY, "--output_dir", str(tmp_path), *SHORT, *SMALL, *options, *best])["train_steps"] == 2
+
+
 def test_a_run_that_was_interrupted_and_resumed_equals_one_that_was_not(main, tmp_path, monkeypatch, capsys):
     options = [*SHORT, *SMALL, "--max_steps", "6", "--num_attention_maps", "0"]
     main([TINY, "--output_dir", str(tmp_path / "whole"), *options])

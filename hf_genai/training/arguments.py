@@ -130,7 +130,12 @@ class RecipeTrainingArguments(Seq2SeqTrainingArguments):
                 f"early_stopping_patience ({self.early_stopping_patience}) needs an eval_strategy of steps or epoch, "
                 "got no; give --early_stopping_patience null to train to the end"
             )
-        check_training(self)
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            raise ValueError(f"early_stopping_patience must be at least 1 or null, not {self.early_stopping_patience}")
+        if self.early_stopping_patience is not None and self.metric_for_best_model is None:
+            raise ValueError("early_stopping_patience needs a metric_for_best_model, such as bleu or loss")
+        translates = self.predict_with_generate and not self.prediction_loss_only
+        check_training(self, ("loss", "bleu", "chrf", "exact_match") if translates else ("loss",))
 
 
 def check_best_model(training: TrainingArguments) -> None:
@@ -145,11 +150,15 @@ def check_best_model(training: TrainingArguments) -> None:
         )
 
 
-def check_training(training: TrainingArguments) -> None:
+def check_training(training: TrainingArguments, metrics: Sequence[str] = ("loss",)) -> None:
     """Refuse, before anything is loaded, what would fail after hours of training; pin no memory on a CPU.
 
+    Args:
+        metrics: that evaluations measure.
+
     Raises:
-        ValueError: pushing without a name or a token, or a number below what is possible.
+        ValueError: pushing without a name or a token, a number outside of what is possible, or a best model by a
+            metric that is not measured.
         ImportError: a logger whose package is missing; names its extra.
     """
     for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
@@ -158,6 +167,15 @@ def check_training(training: TrainingArguments) -> None:
     for name in ("num_train_epochs", "learning_rate", "weight_decay", "num_threads"):
         if not 0 <= getattr(training, name) < math.inf:
             raise ValueError(f"{name} must be a number of at least 0, not {getattr(training, name)}")
+    if not 0 <= training.label_smoothing_factor < 1:
+        raise ValueError(f"label_smoothing_factor must be from 0 to below 1, not {training.label_smoothing_factor}")
+    best = training.metric_for_best_model
+    if best is not None and best.removeprefix("eval_") not in metrics:
+        raise ValueError(
+            f"metric_for_best_model must be one of {', '.join(metrics)}, which are measured, not {best!r}"
+        )
+    if not training.eval_do_concat_batches:
+        raise ValueError("eval_do_concat_batches must be true: the rows are scored together")
     if training.max_steps < 1 and training.max_steps != -1:
         raise ValueError(f"max_steps must be at least 1, or -1 for num_train_epochs, not {training.max_steps}")
     if training.push_to_hub:
@@ -213,7 +231,10 @@ def parse_arguments(argv: Sequence[str] | None = None, description: str | None =
 
 
 def _check_sets(data: DataArguments, training: RecipeTrainingArguments) -> None:
-    """Refuse an empty set now, and not when the trained model is to be scored on it."""
+    """Refuse an empty set, or texts without room, now, and not when the trained model is to be scored on it."""
+    for key in ("max_source_length", "max_target_length"):
+        if getattr(data, key) < 2:
+            raise ValueError(f"{key} must be at least 2 (one id and the end token), got {getattr(data, key)}")
     reasons = dict.fromkeys(("test_data", "max_test_samples"), "the trained model is scored on the test pairs")
     if training.eval_strategy != "no":
         strategy = getattr(training.eval_strategy, "value", training.eval_strategy)

@@ -80,6 +80,8 @@ class FineTuningArguments(TrainingArguments):
     def __post_init__(self):
         check_best_model(self)
         super().__post_init__()
+        if self.prediction_loss_only:
+            raise ValueError("prediction_loss_only must be false: the trained model's predictions are scored")
         check_training(self)
 
 

@@ -92,6 +92,11 @@ def set_generation(model: Any, arguments: Any, max_new_tokens: int | None) -> No
     beams = model.generation_config.num_beams
     if beams is not None and (not isinstance(beams, int) or beams < 1):  # which transformers finds out in generate
         raise ValueError(f"generation.num_beams must be a whole number of at least 1, got {beams!r}")
+    if model.generation_config.num_return_sequences not in (None, 1):
+        number = model.generation_config.num_return_sequences
+        raise ValueError(
+            f"generation.num_return_sequences must be 1, as one output of each text is scored, got {number}"
+        )
 
 
 def _from_tokenizers(source_tokenizer: Any, target_tokenizer: Any, fields: set[str]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def test_another_type_of_model_does_not_keep_the_fields_of_the_first(config):
 
 
 def test_null_takes_back_what_the_file_sets(config):
-    text = "early_stopping_patience: 3\neval_strategy: steps\neval_steps: 5\noutput_dir: x\n"
+    text = "early_stopping_patience: 3\nmetric_for_best_model: bleu\neval_strategy: steps\noutput_dir: x\n"
     assert parse_arguments([config(text)]).training.early_stopping_patience == 3
     options = [config(text), "--early_stopping_patience", "null", "--train_size", "none"]
     assert parse_arguments(options).training.early_stopping_patience is None
@@ -126,6 +126,10 @@ def test_configuration_and_revision_of_a_data_set_are_passed_on(config):
         (["--generation.length_penalty", "0.5"], r"^generation\.length_penalty \(the command line\): .*num_beams"),
         (["--generation.max_new_tokens", "0"], r"^generation\.max_new_tokens .*must be greater than 0"),
         (["--generation.num_beams", "0"], r"generation\.num_beams must be .* got 0"),
+        (
+            ["--generation.num_beams", "2", "--generation.num_return_sequences", "2"],
+            r"generation\.num_return_sequences must be 1, .* got 2",
+        ),
     ],
 )
 def test_generation_settings_that_do_not_go_together_are_refused_before_training(options, message):
@@ -140,6 +144,26 @@ def test_to_go_without_evaluation_says_what_else_to_set(parse):
     with pytest.raises(ValueError, match="eval_strategy=no needs --load_best_model_at_end false"):
         parse([*argv, "--load_best_model_at_end", "true"])
     assert not parse([*argv, "--load_best_model_at_end", "false"]).training.load_best_model_at_end
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--metric_for_best_model", "accuracy"], "must be one of loss, bleu, chrf, exact_match, .* not 'accuracy'"),
+        (
+            ["--metric_for_best_model", "bleu", "--predict_with_generate", "false"],
+            "must be one of loss, .* not 'bleu'",
+        ),
+        (["--early_stopping_patience", "2"], "early_stopping_patience needs a metric_for_best_model"),
+        (["--early_stopping_patience", "0"], "early_stopping_patience must be at least 1 or null, not 0"),
+        (["--label_smoothing_factor", "2"], "label_smoothing_factor must be from 0 to below 1, not 2"),
+        (["--eval_do_concat_batches", "false"], "eval_do_concat_batches must be true"),
+        (["--max_target_length", "0"], "max_target_length must be at least 2 .* got 0"),
+    ],
+)
+def test_what_the_first_evaluation_would_find_out_is_refused_at_once(config, options, message):
+    with pytest.raises(ValueError, match=message):
+        parse_arguments([config(), "--eval_strategy", "epoch", *options])
 
 
 def test_a_run_needs_an_output_folder(config):

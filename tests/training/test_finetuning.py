@@ -339,6 +339,8 @@ def test_classes_may_be_numbers_and_are_called_what_the_data_set_calls_them(tmp_
             ["--generation.num_beams", "2"],
             "nothing is generated in classification, but in summarisation, dialogue, code",
         ),
+        (["--metric_for_best_model", "accuracy"], "metric_for_best_model must be one of loss, .* not 'accuracy'"),
+        (["--prediction_loss_only", "true"], "prediction_loss_only must be false"),
         (["--learning_rat", "1"], "did you mean 'learning_rate'"),
         (["--model.model_type", "genai_brt"], "did you mean 'genai_bert'"),
     ],
