@@ -38,6 +38,7 @@ class TextData:
     test: Dataset
     provenance: Provenance
     left_out: dict[str, Counter] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)  # of each split: its own file or split, else the whole
 
 
 class Values:
@@ -107,30 +108,35 @@ def load_texts(
         raw = {"train": rows}
     else:
         raw, provenance = _read(source, config_name, revision, licence, languages)
+    found, names = {"train": raw["train"]}, dict.fromkeys(SPLITS, provenance.name)
+    asked_for = set(map(str, wanted.values()))
     for split, value in wanted.items():
         if isinstance(value, (str, Path)):
-            if value not in raw or value == "train":
-                raw[split] = _read(value, None, None, None, ())[0]["train"]
+            if value in raw and value != "train":
+                found[split], names[split] = raw[str(value)], f"{provenance.name}, split {value}"
             else:
-                raw[split] = raw.pop(str(value))
-            wanted[split] = 0.0
-        elif split in raw:
-            wanted[split] = 0.0
-    nothing = Dataset.from_dict({})
-    data = TextData(nothing, nothing, nothing, provenance)
+                own, where = _read(value, None, None, None, ())
+                found[split], names[split] = own["train"], where.name
+        elif split in raw and split not in asked_for:
+            found[split] = raw[split]
+        else:
+            continue
+        wanted[split] = 0.0
+    raw, nothing = found, Dataset.from_dict({})
+    data = TextData(nothing, nothing, nothing, provenance, names=names)
     kept: dict[str, Dataset] = {}
     for split in (name for name in SPLITS if name in raw):
         if reshape is not None:
             raw[split] = reshape(raw[split])
         if missing := [name for name in {*columns, key} if name not in raw[split].column_names]:
             raise ValueError(
-                f"{provenance.name}, {split}: no column {', '.join(sorted(missing))}; columns found:"
+                f"{names[split]}, {split}: no column {', '.join(sorted(missing))}; columns found:"
                 f" {', '.join(raw[split].column_names)}"
             )
         for name in columns:
             if str(getattr(raw[split].features[name], "dtype", "")).startswith(("timestamp", "date", "time")):
                 raise ValueError(
-                    f"{provenance.name}, {split}: column {name} was read as times, and how they were written is lost"
+                    f"{names[split]}, {split}: column {name} was read as times, and how they were written is lost"
                     " (of .json and .jsonl, a column of nothing but ISO dates is); give them as texts, in .csv, .tsv"
                     " or .parquet"
                 )

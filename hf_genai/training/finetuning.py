@@ -172,12 +172,12 @@ def load_rows(data: TaskArguments, seed: int) -> TextData:
                 rows = rows.cast_column("answer_start", Value("int64"))
             except ArrowInvalid as error:
                 place = data.columns.get("answer_start", "answer_start")
-                raise ValueError(f"{loaded.provenance.name}, {split}: column {place}: {error}") from error
+                raise ValueError(f"{loaded.names[split]}, {split}: column {place}: {error}") from error
         for column in task.columns:
-            _check_column(
-                rows, column, f"{loaded.provenance.name}, {split}: column {data.columns.get(column, column)}"
-            )
+            _check_column(rows, column, f"{loaded.names[split]}, {split}: column {data.columns.get(column, column)}")
         setattr(loaded, split, rows)
+        if "label" in task.columns:
+            _check_labels(rows["label"], loaded.train[0]["label"], f"{loaded.names[split]}, {split}")
     return loaded
 
 
@@ -234,6 +234,16 @@ def _check_column(rows: Any, column: str, name: str) -> None:
                 raise ValueError(f"{name}: row {place}: {error}") from error
 
 
+def _check_labels(labels: Any, first: Any, name: str) -> None:
+    """Refuse lists of labels among single ones, and single ones among lists; the first training row says which."""
+    wanted = "a list of labels" if isinstance(first, list) else "one label"
+    for place, value in enumerate(labels):
+        if isinstance(value, list) != isinstance(first, list):
+            raise ValueError(
+                f"{name}: row {place} should have {wanted}, as the first training row has, not {value!r:.80}"
+            )
+
+
 def check_fit(model: Any, tokenizer: Any, data: TaskArguments) -> None:
     """Refuse a model that the tokenizer or the lengths asked for do not fit.
 
@@ -286,14 +296,6 @@ def texts_of(rows: Any) -> list[str]:
     return found
 
 
-def _name_of_test(data: TaskArguments, whole: str) -> str:
-    """Return where the test rows are from: the data set as a whole, or a file or split of their own."""
-    test = number_or_text(data.test_data)
-    if not isinstance(test, str):
-        return whole
-    return Path(test).name if Path(test).is_file() else f"{whole}, split {test}"
-
-
 def card_of_finetuning(arguments: FineTuneArguments, results: dict[str, Any], data: TextData, task: Any) -> CardData:
     """Return what the model card says about a run; `results` is what results.json holds."""
     where = data.provenance
@@ -315,7 +317,7 @@ def card_of_finetuning(arguments: FineTuneArguments, results: dict[str, Any], da
         hyperparameters=flat_settings(results["settings"]),
         versions=results["versions"],
         hardware=results["hardware"],
-        evaluation_data=f"{results['rows']['test']} held-out rows of {_name_of_test(arguments.data, where.name)}",
+        evaluation_data=f"{results['rows']['test']} held-out rows of {data.names['test']}",
         evaluation_command=results["command"],
         scores=results["scores"],
         baselines=results["baselines"],

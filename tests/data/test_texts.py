@@ -83,6 +83,17 @@ def test_what_is_not_there_is_named(options, message):
         load_texts(**{"source": "stdlib:prose", **options})
 
 
+def test_a_split_may_be_tested_on_that_is_called_validation_and_a_wrong_file_is_named(tmp_path):
+    write(tmp_path / "train.jsonl", [{"text": f"text {number}"} for number in range(100)])
+    write(tmp_path / "validation.jsonl", [{"text": "held out"}, {"text": "new"}])
+    data = load_texts(str(tmp_path), validation=0.2, test="validation")
+    assert data.test["text"][:] == ["held out", "new"] and data.names["test"].endswith(", split validation")
+    assert 5 < len(data.validation) < 40 and len(data.train) + len(data.validation) == 100
+    other = write(tmp_path / "other.jsonl", [{"body": "a"}])
+    with pytest.raises(ValueError, match=r"^other\.jsonl, test: no column text; columns found: body"):
+        load_texts(str(tmp_path), validation=0.2, test=other)
+
+
 def test_a_folder_with_splits_keeps_them_and_one_without_train_is_refused(tmp_path):
     write(tmp_path / "train.jsonl", [{"text": f"text {number}"} for number in range(10)])
     write(tmp_path / "validation.jsonl", [{"text": "text 3"}, {"text": "new"}])
