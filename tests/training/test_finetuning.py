@@ -313,6 +313,9 @@ def test_classes_may_be_numbers_and_are_called_what_the_data_set_calls_them(tmp_
         number: f"{number:03}" for number in range(11)
     }
 
+    swapped = [{"text": row["text"], "label": [1, 2] if n % 2 else [2, 1]} for n, row in enumerate(rows_of("code"))]
+    results = run("classification", tmp_path / "swapped", rows=swapped)
+    assert results["baselines"]["most frequent label"]["accuracy"] == 1
     several = [{"text": row["text"], "label": list(range(n % 12))} for n, row in enumerate(rows_of("code"))]
     run("classification", tmp_path / "several", "--test_data", "0.1", "--validation_data", "0.1", rows=several)
     assert AutoConfig.from_pretrained(tmp_path / "several").id2label == {number: str(number) for number in range(11)}
@@ -371,6 +374,7 @@ def broken(task: str, place: int, **values) -> list[dict]:
 def test_rows_that_cannot_be_learned_are_refused_before_training(tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.Trainer.train", lambda *args, **kwargs: pytest.fail("it trained"))
     held_out = write(tmp_path / "held_out.jsonl", [{"text": "moo", "label": "cow"}])
+    listed = write(tmp_path / "listed.jsonl", [{"text": "moo", "label": ["cat"]}])
     for task, rows, more, message in [
         (
             "classification",
@@ -409,6 +413,12 @@ def test_rows_that_cannot_be_learned_are_refused_before_training(tmp_path, monke
             [{**row, "label": [0.0, 1.0]} for row in rows_of("classification")],
             [],
             "whole numbers .* not 0.0",
+        ),
+        (
+            "classification",
+            None,
+            ["--test_data", listed],
+            r"listed\.jsonl, test: row 0 should have one label, as the first training row has, not \['cat'\]",
         ),
         ("tagging", [{**row, "tags": [None] * 12} for row in rows_of("tagging")], [], "names or numbers .* not None"),
         ("tagging", broken("tagging", 7, tags=["x"]), [], r"row \d+ has 12 words but 1 tags"),
