@@ -1,10 +1,13 @@
 """Tagging: a label for each word of a text."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 
 def align(words: Sequence[int | None], tags: Sequence[int], all_pieces: bool = False) -> list[int]:
@@ -31,7 +34,8 @@ def tokenize_words(
 ) -> Dataset:
     """Turn lists of words and their tags into `input_ids` and `labels`.
 
-    A word's tag stands at its first token, so that each word counts once, however many pieces it has.
+    A word's tag stands at its first token, so that each word counts once, however many pieces it has. Words that are
+    cut off, or make no token, are neither learned nor scored; a warning counts them.
 
     Args:
         dataset: with the columns named; each row has as many tags as words.
@@ -68,4 +72,11 @@ def tokenize_words(
         kept = ("input_ids", "attention_mask", "token_type_ids")
         return {**{name: encoded[name] for name in kept if name in encoded}, "labels": labels}
 
-    return dataset.map(tokenize, batched=True, with_indices=True, remove_columns=dataset.column_names)
+    tagged = dataset.map(tokenize, batched=True, with_indices=True, remove_columns=dataset.column_names)
+    words = sum(map(len, dataset[tag_column]))
+    if not all_pieces and (lost := words - sum(label != -100 for labels in tagged["labels"] for label in labels)):
+        logger.warning(
+            "%d of %d words have no token within max_length (%s): they are neither learned nor scored",
+            *(lost, words, max_length or tokenizer.model_max_length),
+        )
+    return tagged

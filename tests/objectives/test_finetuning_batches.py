@@ -120,6 +120,15 @@ def test_each_word_is_learned_once_however_many_pieces_it_has(tokenizer):
         tokenize_words(Dataset.from_dict(words), tokenizer, ["NOUN"])
 
 
+def test_words_that_are_cut_off_are_counted_in_a_warning(tokenizer, caplog):
+    words = {"tokens": [["Gold", "is", "", "known"]], "tags": [["a", "b", "b", "b"]]}
+    tokenize_words(Dataset.from_dict(words), tokenizer, ["a", "b"], max_length=len(tokenizer("Gold")["input_ids"]))
+    assert "3 of 4 words have no token within max_length" in caplog.text
+    caplog.clear()
+    tokenize_words(Dataset.from_dict({**words, "tokens": [["Gold", "is", "well", "known"]]}), tokenizer, ["a", "b"])
+    assert not caplog.text
+
+
 def test_characters_become_tokens():
     offsets = [[-1, -1], [0, 3], [4, 6], [6, 9], [-1, -1]]
     assert token_span(offsets, 4, 9) == (2, 3)
