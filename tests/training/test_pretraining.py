@@ -97,6 +97,9 @@ def test_each_objective_ends_in_a_folder_with_model_card_and_metrics(config, tex
     assert f"hf-genai train {'pretrain_text/' if config == 't5_tiny' else ''}{config} --data texts.txt" in card
     model, tokenizer = AutoModel.from_pretrained(tmp_path / "run"), AutoTokenizer.from_pretrained(tmp_path / "run")
     assert len(tokenizer) <= model.config.vocab_size
+    if config in ("gpt_tiny", "code_tiny"):  # a prompt that ends in </s> has no continuation
+        assert tokenizer("the")["input_ids"][-1] == tokenizer.eos_token_id
+        assert "add_special_tokens=False, max_new_tokens=20" in card
     if config != "t5_tiny":
         assert 0.5 < results["fill_rate"] <= 1
 
