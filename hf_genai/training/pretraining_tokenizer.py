@@ -79,10 +79,16 @@ def make_tokenizer(arguments: Any, texts: Dataset) -> PreTrainedTokenizerBase:
 def _new_tokenizer(arguments: Any, texts: Dataset) -> PreTrainedTokenizerBase:
     options, objective = arguments.tokenizer, arguments.objective.objective
     needed = special_tokens(objective)
-    tokenizer = train_tokenizer(
-        *(Values(texts, arguments.data.text_column), options.tokenizer_kind, options.vocab_size - len(needed)),
-        model_max_length=arguments.data.row_length,
-    )
+    try:
+        tokenizer = train_tokenizer(
+            *(Values(texts, arguments.data.text_column), options.tokenizer_kind, options.vocab_size - len(needed)),
+            model_max_length=arguments.data.row_length,
+        )
+    except ValueError as error:
+        if not needed:
+            raise
+        tokens = f"{len(needed)} of the objective {objective}"
+        raise ValueError(f"{error} (of {options.vocab_size} tokens, {tokens} are taken off)") from error
     if objective == "mlm":
         tokenizer.add_special_tokens({"mask_token": needed[0]})
     elif needed:

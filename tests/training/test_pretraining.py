@@ -137,6 +137,14 @@ def test_a_run_that_is_there_is_not_overwritten_and_can_be_gone_on_from(texts, t
         ),
         (["--whole_words", "true", "--objective", "mlm", "--model.model_type", "genai_bert"], "packing=False"),
         (["--max_steps", "0"], "max_steps must be at least 1"),
+        (
+            [
+                *("--objective", "span_corruption", "--model", "{}", "--model.model_type", "genai_t5"),
+                "--vocab_size",
+                "300",
+            ],
+            r"vocab_size \(200\) must be at least 260: .*of 300 tokens, 100 of the objective span_corruption",
+        ),
         (["--max_grad_norm", "-1"], "max_grad_norm must be a number of at least 0, not -1"),
         (["--weight_decay", "-1"], "weight_decay must be a number of at least 0, not -1"),
         (["--warmup_steps", "-5"], "warmup_steps must be a number of at least 0, not -5"),
