@@ -50,7 +50,8 @@ def make_tokenizer(arguments, texts, made_before: str | None):
         if tokenizer.pad_token is None:  # GPT-2's and Llama's; padding is never predicted and never seen
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
-    tokenizer = train_tokenizer(texts_of(texts), vocab_size=arguments.model.vocab_size)
+    causal = TASKS[arguments.data.task].auto_class == "AutoModelForCausalLM"
+    tokenizer = train_tokenizer(texts_of(texts), vocab_size=arguments.model.vocab_size, ends_texts=not causal)
     tokenizer.model_max_length = arguments.data.max_length
     return tokenizer
 

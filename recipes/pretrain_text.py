@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> dict:
         "total_seconds": round(time.perf_counter() - started, 1),
     }
     write_json(f"{folder}/results.json", results)
-    card = card_of_pretraining(arguments, results, texts, tokenizer)
+    card = card_of_pretraining(arguments, results, texts)
     save_for_hub(folder, model, tokenizer, card, attachments=[f"{folder}/results.json"], overwrite=True)
     if training.push_to_hub:
         push(folder, training.hub_model_id)

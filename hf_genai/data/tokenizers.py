@@ -25,6 +25,7 @@ def train_tokenizer(
     kind: str = "byte_bpe",
     vocab_size: int = 4000,
     model_max_length: int = 512,
+    ends_texts: bool = True,
 ) -> PreTrainedTokenizerFast:
     """Train a tokenizer. Equal texts and arguments give a byte-equal `tokenizer.json`.
 
@@ -42,6 +43,8 @@ def train_tokenizer(
         kind: one of the above.
         vocab_size: how many ids to make at most, specials included. Small texts support fewer: see `len(tokenizer)`.
         model_max_length: ids, </s> included, at which the tokenizer truncates when asked to.
+        ends_texts: put </s> after each text. False for a causal model, which is to go on with what it is given; in
+            training its texts get their end by `end_texts`.
 
     Raises:
         ValueError: an unknown kind, no text, or a `vocab_size` too small for the alphabet and the special tokens.
@@ -53,9 +56,10 @@ def train_tokenizer(
         raise ValueError("texts holds no text to train on; pass an iterable of strings that are not empty")
     train = {"byte_bpe": _byte_bpe, "unigram": _unigram, "wordpiece": _wordpiece, "word": _word, "char": _char}[kind]
     backend = train(texts, vocab_size)
-    backend.post_processor = processors.TemplateProcessing(
-        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", SPECIAL_TOKENS.index("</s>"))]
-    )
+    if ends_texts:
+        backend.post_processor = processors.TemplateProcessing(
+            single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", SPECIAL_TOKENS.index("</s>"))]
+        )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token="<pad>",
@@ -68,6 +72,14 @@ def train_tokenizer(
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
     )
+
+
+def end_texts(rows: Sequence[list[int]], end: int) -> list[list[int]]:
+    """Return rows of token ids that end in `end`, for which a tokenizer of a causal model does not care itself.
+
+    With the end 2, [[5, 6], [5, 2]] becomes [[5, 6, 2], [5, 2]].
+    """
+    return [row if row[-1:] == [end] else [*row, end] for row in rows]
 
 
 def save_tokenizers(

@@ -38,14 +38,13 @@ def flat_settings(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def pipeline_usage(
-    task: str, samples: Sequence[Sequence[str]], tokenizer: Any, example: Mapping[str, Any] | None = None
+    task: str, samples: Sequence[Sequence[str]], example: Mapping[str, Any] | None = None
 ) -> str | None:
     """Return code that runs a model by a pipeline on the first sample; None for tasks that none of them is for.
 
     Args:
         task: the model's pipeline tag.
         samples: what was given, expected and found.
-        tokenizer: the model's.
         example: a row of the data, where more than a text is given: a question with its context, messages, or a text
             that may have several labels.
     """
@@ -73,8 +72,6 @@ def pipeline_usage(
         given, call = repr(example["messages"]), call + "[-1]['content']"
     else:
         given = repr(samples[0][0][: 300 if task == "summarization" else 60].strip())
-        if task == "text-generation" and tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id:
-            call = call.replace("{given}", "{given}, add_special_tokens=False")  # nothing goes on after an end token
     lines = [f"from {package} import pipeline", ""]
     lines.append(f'model = pipeline("{task}", model="MODEL_ID", trust_remote_code=True)')
     lines.append(f"print({call.format(given=given)})")

@@ -309,7 +309,7 @@ def card_of_finetuning(arguments: FineTuneArguments, results: dict[str, Any], da
         license=arguments.model.model_license,
         pipeline_tag=task.pipeline_tag,
         base_model=None if start is None or Path(start).is_dir() else start,
-        usage=pipeline_usage(task.pipeline_tag, results["samples"], task.tokenizer, task.example(data.test)),
+        usage=pipeline_usage(task.pipeline_tag, results["samples"], task.example(data.test)),
         **data_fields(where),
         data_counts={split: f"{count:,} rows" for split, count in results["rows"].items()},
         training_command=results["command"],

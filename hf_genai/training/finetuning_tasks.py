@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from ..data.packing import pack
+from ..data.tokenizers import end_texts
 from ..evaluation.baselines import first_sentence, majority, most_frequent_tags, unigram_loss
 from ..evaluation.task_scores import Scores, answer_scores, macro_f1, rouge, rouge_scorer
 from ..objectives.causal_lm import CausalLMCollator
@@ -319,11 +320,11 @@ class Code(Dialogue):
         return None
 
     def tokenize(self, texts: Dataset) -> Dataset:
-        rows = texts.map(
-            lambda batch: {"input_ids": self.tokenizer(batch["text"], verbose=False)["input_ids"]},
-            batched=True,
-            remove_columns=texts.column_names,
-        )
+        def tokenize(batch: dict[str, list[str]]) -> dict[str, list]:
+            ids = self.tokenizer(batch["text"], verbose=False)["input_ids"]
+            return {"input_ids": end_texts(ids, self.tokenizer.eos_token_id)}
+
+        rows = texts.map(tokenize, batched=True, remove_columns=texts.column_names)
         return pack(rows, self.arguments.data.max_length)[0]
 
     @torch.no_grad()

@@ -11,6 +11,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ..data.packing import PackingReport, pack
+from ..data.tokenizers import end_texts
 from ..evaluation.baselines import bigram_loss, unigram_loss
 from ..objectives import fill_in_the_middle
 from ..objectives.causal_lm import CausalLMCollator
@@ -20,6 +21,7 @@ from ..objectives.span_corruption import SpanCorruptionCollator, length_before, 
 from .arguments import check_push
 from .loop import LoopOptions
 from .parsing import argument, parse
+from .pretraining_tokenizer import CAUSAL
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +180,8 @@ def make_rows(
 
     def tokenize(batch: dict[str, list[str]]) -> dict[str, list]:
         encoded = tokenizer(batch[data.text_column], verbose=False)
-        found = {"input_ids": encoded["input_ids"]}
+        ids = encoded["input_ids"]
+        found = {"input_ids": end_texts(ids, tokenizer.eos_token_id) if kind.objective in CAUSAL else ids}
         return found | (
             {"word_ids": [word_ids(encoded, row) for row in range(len(found["input_ids"]))]} if words else {}
         )
@@ -322,7 +325,7 @@ def samples(
     found: list[tuple[str, ...]] = []
     for row in rows.select(range(min(count, len(rows)))):
         ids = row["input_ids"][: row["lengths"][0]] if "lengths" in row else row["input_ids"]
-        if objective in ("clm", "prefix_lm", "fim"):
+        if objective in CAUSAL:
             half = max(len(ids) // 2, 1)
             prompt = torch.tensor([ids[:half]], device=model.device)
             made = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=20, do_sample=False)

@@ -14,7 +14,7 @@ _TASKS = {
 }
 
 
-def card_of_pretraining(arguments: Any, results: dict[str, Any], texts: Any, tokenizer: Any) -> CardData:
+def card_of_pretraining(arguments: Any, results: dict[str, Any], texts: Any) -> CardData:
     """Return what the model card says about a run; `results` is what results.json holds."""
     where, objective = texts.provenance, results["objective"]
     task, does = _TASKS[objective]
@@ -27,7 +27,7 @@ def card_of_pretraining(arguments: Any, results: dict[str, Any], texts: Any, tok
         parameters=results["parameters"],
         license=arguments.model.model_license,
         pipeline_tag=task,
-        usage=pipeline_usage(task, results["samples"], tokenizer),
+        usage=pipeline_usage(task, results["samples"]),
         **data_fields(where),
         data_counts={split: f"{count:,} rows" for split, count in results["rows"].items()},
         training_command=results["command"],

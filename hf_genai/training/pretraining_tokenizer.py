@@ -17,6 +17,8 @@ from ..data import train_tokenizer
 from ..data.texts import Values
 from ..objectives import fill_in_the_middle
 
+CAUSAL = ("clm", "prefix_lm", "fim")  # objectives of models that go on with a text
+
 
 def special_tokens(objective: str) -> list[str]:
     """Return the tokens that an objective needs beside the usual ones."""
@@ -83,6 +85,7 @@ def _new_tokenizer(arguments: Any, texts: Dataset) -> PreTrainedTokenizerBase:
         tokenizer = train_tokenizer(
             *(Values(texts, arguments.data.text_column), options.tokenizer_kind, options.vocab_size - len(needed)),
             model_max_length=arguments.data.row_length,
+            ends_texts=objective not in CAUSAL,
         )
     except ValueError as error:
         if not needed:

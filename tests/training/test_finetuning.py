@@ -224,7 +224,7 @@ def test_a_scoring_that_fails_does_not_cost_the_trained_model_and_no_token_is_wr
     monkeypatch.setattr(TASKS["classification"], "score", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("classification", tmp_path / "run")
-    assert AutoConfig.from_pretrained(tmp_path / "run").model_type == "genai_bert"
+    assert AutoConfig.from_pretrained(tmp_path / "run").model_type == "genai_rnn"
     monkeypatch.undo()
     run("classification", tmp_path / "two", "--hub_token", "hf_secret")
     for path in (tmp_path / "two").iterdir():
@@ -454,7 +454,7 @@ def test_models_that_do_not_fit_are_refused_before_training(tmp_path, monkeypatc
         ([*given, "--tokenizer_name_or_path", str(tmp_path / "large")], "does not fit the model: it has ids up to"),
         (given, r"max_length \(64\) must be at most the model's 32 positions"),
         (
-            ["--model.max_position_embeddings", "40", "--model.position_embedding_type", "learned"],
+            ["--model", "{model_type: genai_bert, position_embedding_type: learned, max_position_embeddings: 40}"],
             "model's 40 positions",
         ),
     ]:

@@ -97,9 +97,9 @@ def test_each_objective_ends_in_a_folder_with_model_card_and_metrics(config, tex
     assert f"hf-genai train {'pretrain_text/' if config == 't5_tiny' else ''}{config} --data texts.txt" in card
     model, tokenizer = AutoModel.from_pretrained(tmp_path / "run"), AutoTokenizer.from_pretrained(tmp_path / "run")
     assert len(tokenizer) <= model.config.vocab_size
-    if config in ("gpt_tiny", "code_tiny"):  # a prompt that ends in </s> has no continuation
-        assert tokenizer("the")["input_ids"][-1] == tokenizer.eos_token_id
-        assert "add_special_tokens=False, max_new_tokens=20" in card
+    # nothing goes on after </s>: a causal model's prompts do not end in it
+    ends = tokenizer("the")["input_ids"][-1] == tokenizer.eos_token_id
+    assert ends == (config not in ("gpt_tiny", "code_tiny"))
     if config != "t5_tiny":
         assert 0.5 < results["fill_rate"] <= 1
 
@@ -209,6 +209,17 @@ def test_a_baseline_is_measured_on_what_the_model_predicts():
     (spans,) = seen_by_the_model("span_corruption", rows, SpanCorruptionCollator(tokenizer, 0.3))
     assert spans.count(first) == 2
     assert second not in spans
+
+
+def test_each_text_ends_whatever_the_tokenizer_of_a_causal_model_does(texts):
+    for ends in (True, False):
+        tokenizer = train_tokenizer(["the cat sat on a mat"], "word", 12, ends_texts=ends)
+        for more in ([], ["--objective", "fim"], ["--objective", "prefix_lm", "--packing", "false"]):
+            argv = [str(CONFIGS / "gpt_tiny.yaml"), *more, "--data", texts, "--output_dir", "unused"]
+            held = Dataset.from_dict({"text": ["the cat", "a mat"]})
+            rows, _ = make_rows(parse_pretrain_arguments(argv), tokenizer, held)
+            ids = [number for row in rows["input_ids"] for number in row]
+            assert ids.count(tokenizer.eos_token_id) == 2 and ids[-1] == tokenizer.eos_token_id
 
 
 def test_processes_of_a_machine_go_in_turn_and_find_the_rows_that_the_first_one_made(texts, tmp_path):
