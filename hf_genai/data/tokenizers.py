@@ -74,12 +74,12 @@ def train_tokenizer(
     )
 
 
-def end_texts(rows: Sequence[list[int]], end: int) -> list[list[int]]:
+def end_texts(rows: Sequence[list[int]], end: int | None) -> list[list[int]]:
     """Return rows of token ids that end in `end`, for which a tokenizer of a causal model does not care itself.
 
-    With the end 2, [[5, 6], [5, 2]] becomes [[5, 6, 2], [5, 2]].
+    With the end 2, [[5, 6], [5, 2]] becomes [[5, 6, 2], [5, 2]]; without one (None) they stay as they are.
     """
-    return [row if row[-1:] == [end] else [*row, end] for row in rows]
+    return [row if end is None or row[-1:] == [end] else [*row, end] for row in rows]
 
 
 def save_tokenizers(
