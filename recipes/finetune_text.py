@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoTokenizer, Trainer, set_seed
 
 import hf_genai
 from hf_genai.data import train_tokenizer
+from hf_genai.data.tokenizers import let_texts_end
 from hf_genai.hub import push, save_for_hub
 from hf_genai.model_folder import opening
 from hf_genai.training.card import save_unscored
@@ -45,12 +46,14 @@ from hf_genai.training.trainer import StopOnDivergence, StopOnSignal
 def make_tokenizer(arguments, texts, made_before: str | None):
     """Return the tokenizer made before by this run, that named, the model's, or one trained on the texts."""
     name = made_before or arguments.model.tokenizer_name_or_path or arguments.model.model_name_or_path
+    causal = TASKS[arguments.data.task].auto_class == "AutoModelForCausalLM"
     if name:
         tokenizer = AutoTokenizer.from_pretrained(name)
+        if not causal:
+            let_texts_end(tokenizer)
         if tokenizer.pad_token is None:  # GPT-2's and Llama's; padding is never predicted and never seen
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
-    causal = TASKS[arguments.data.task].auto_class == "AutoModelForCausalLM"
     tokenizer = train_tokenizer(texts_of(texts), vocab_size=arguments.model.vocab_size, ends_texts=not causal)
     tokenizer.model_max_length = arguments.data.max_length
     return tokenizer

@@ -21,6 +21,7 @@ from transformers import AutoModelForSeq2SeqLM, EarlyStoppingCallback, set_seed
 
 import hf_genai  # noqa: F401 (registers the model types)
 from hf_genai.data import load_pairs, load_tokenizers, train_tokenizer
+from hf_genai.data.tokenizers import let_texts_end
 from hf_genai.hub import push, save_for_hub
 from hf_genai.model_folder import opening
 from hf_genai.objectives.seq2seq import Seq2SeqCollator, check_vocabulary, tokenize_pairs
@@ -40,7 +41,10 @@ def make_tokenizers(arguments: RecipeArguments, pairs, made_before: str | None):
     options = arguments.tokenizer
     name = made_before or options.tokenizer_name_or_path or arguments.model.model_name_or_path
     if name:
-        return load_tokenizers(name)
+        tokenizers = load_tokenizers(name)
+        for tokenizer in tokenizers:
+            let_texts_end(tokenizer)
+        return tokenizers
     sources, targets = pairs.train["source"][:], pairs.train["target"][:]
     longest = max(arguments.data.max_source_length, arguments.data.max_target_length)
     settings = {"kind": options.tokenizer_kind, "model_max_length": longest}

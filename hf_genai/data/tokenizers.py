@@ -44,7 +44,7 @@ def train_tokenizer(
         vocab_size: how many ids to make at most, specials included. Small texts support fewer: see `len(tokenizer)`.
         model_max_length: ids, </s> included, at which the tokenizer truncates when asked to.
         ends_texts: put </s> after each text. False for a causal model, which is to go on with what it is given; in
-            training its texts get their end by `end_texts`.
+            training its texts get their end from `end_texts`.
 
     Raises:
         ValueError: an unknown kind, no text, or a `vocab_size` too small for the alphabet and the special tokens.
@@ -57,9 +57,7 @@ def train_tokenizer(
     train = {"byte_bpe": _byte_bpe, "unigram": _unigram, "wordpiece": _wordpiece, "word": _word, "char": _char}[kind]
     backend = train(texts, vocab_size)
     if ends_texts:
-        backend.post_processor = processors.TemplateProcessing(
-            single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", SPECIAL_TOKENS.index("</s>"))]
-        )
+        _put_end(backend)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token="<pad>",
@@ -72,6 +70,23 @@ def train_tokenizer(
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
     )
+
+
+def _put_end(backend: Tokenizer) -> None:
+    backend.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", SPECIAL_TOKENS.index("</s>"))]
+    )
+
+
+def let_texts_end(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Have </s> put after each text, where a tokenizer of `train_tokenizer` was made for a causal model and does not.
+
+    A classifier reads the state at the end of a text (Radford et al. 2018, section 3.3, have a token for it), and a
+    decoder learns where to stop. Tokenizers of other makers stay as they are.
+    """
+    first = tokenizer.convert_ids_to_tokens(list(range(len(SPECIAL_TOKENS))))
+    if tokenizer.is_fast and first == SPECIAL_TOKENS and not tokenizer.num_special_tokens_to_add():
+        _put_end(tokenizer.backend_tokenizer)
 
 
 def end_texts(rows: Sequence[list[int]], end: int | None) -> list[list[int]]:

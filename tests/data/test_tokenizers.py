@@ -3,10 +3,11 @@ import subprocess
 import sys
 
 import pytest
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hf_genai.data import load_tokenizers, save_tokenizers, train_tokenizer
-from hf_genai.data.tokenizers import KINDS, SPECIAL_TOKENS
+from hf_genai.data.tokenizers import KINDS, SPECIAL_TOKENS, let_texts_end
 
 TEXTS = [
     "Côte d'Ivoire, Åland Islands and São Tomé & Príncipe",
@@ -136,7 +137,8 @@ print(json.dumps([tokenizer.backend_tokenizer.to_str() for tokenizer in again.va
 for name in [name for name in sys.modules if name.split(".")[0] == "hf_genai"]:
     del sys.modules[name]
 sys.modules["hf_genai"] = None
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 opened = [AutoTokenizer.from_pretrained({str(tmp_path)!r} + "/" + kind) for kind in again]
 print(json.dumps([[t(text).input_ids for text in {TEXTS[:6]!r}] for t in opened]))
 print(json.dumps([[t.decode(t(text).input_ids, skip_special_tokens=True) for text in {TEXTS[:6]!r}] for t in opened]))
@@ -177,3 +179,21 @@ def test_a_target_tokenizer_from_before_is_gone_once_both_are_one(tokenizers, tm
     (tmp_path / "target_tokenizer" / "notes.txt").write_text("mine")
     save_tokenizers(tmp_path, source)
     assert (tmp_path / "target_tokenizer" / "notes.txt").read_text() == "mine"
+
+
+def test_a_causal_models_tokenizer_ends_no_text_until_it_serves_a_classifier_or_a_decoder(tmp_path):
+    made = train_tokenizer(["ab ab"], "char", 20, ends_texts=False)
+    assert made.decode(made("ab").input_ids) == "ab"
+    let_texts_end(made)
+    made.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert again.decode(again("ab").input_ids) == "ab</s>"
+    assert again.decode(again("a", "b").input_ids) == "a</s>b</s>"
+    assert train_tokenizer(["ab ab"], "char", 20)("ab").input_ids == again("ab").input_ids
+
+
+def test_the_tokenizers_of_other_makers_keep_their_ends():
+    pieces = {"<|endoftext|>": 0, "a": 1, "b": 2, "</s>": 3, "<unk>": 4}
+    other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(pieces, "<unk>")), eos_token="</s>")
+    let_texts_end(other)
+    assert other("a").input_ids == [1]

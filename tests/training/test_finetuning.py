@@ -12,7 +12,16 @@ import pytest
 import torch
 import transformers
 from datasets import ClassLabel, Dataset, Features, List, Value
-from transformers import AutoConfig, AutoModel, BertConfig, DistilBertConfig, GPT2Config, LlamaConfig, T5Config
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    DistilBertConfig,
+    GPT2Config,
+    LlamaConfig,
+    T5Config,
+)
 
 import hf_genai
 from hf_genai import conversion
@@ -212,6 +221,9 @@ def test_a_pretrained_model_keeps_its_body_and_gets_the_head_of_the_task(tmp_pat
         *("classification", tmp_path / "run", "--model", "null", "--model_name_or_path", str(tmp_path / "code")),
     )
     assert results["model_type"] == "genai_gpt"
+    # code goes on after a prompt; what is classified is read to its end
+    ends = [AutoTokenizer.from_pretrained(tmp_path / made)("a")["input_ids"][-1] == 2 for made in ("code", "run")]
+    assert ends == [False, True]
     rows = [{**row, "label": number % 3} for number, row in enumerate(rows_of("classification"))]
     run(  # a classifier learns other classes
         *("classification", tmp_path / "more", "--model", "null", "--model_name_or_path", str(tmp_path / "run")),
