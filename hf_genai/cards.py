@@ -168,7 +168,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _figure(value: Any) -> str:
-    return f"{value:.2f}" if _is_number(value) else "not measured"
+    # 0.9987 is not 1.00
+    return f"{value:.{3 if abs(value) <= 1 else 2}f}" if _is_number(value) else "not measured"
 
 
 def _cell(value: Any) -> str:

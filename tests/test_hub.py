@@ -134,6 +134,11 @@ def test_card_puts_the_scores_beside_their_baselines(card):
     assert "| Baseline: copy the source | 3.00 | not measured | not measured |" in lines
 
 
+def test_a_share_that_is_almost_all_is_not_rounded_to_all(card):
+    card.scores = {"accuracy": 0.9987}
+    assert "| This model | 0.999 |" in render_card(card)
+
+
 def test_a_sample_cannot_break_its_table_row(card):
     assert r"| june \| third | le 3 juin | &lt;b>le&lt;/b> \*trois\* |" in render_card(card).splitlines()
 

@@ -37,6 +37,17 @@ def flat_settings(given: dict[str, Any]) -> dict[str, Any]:
     return {**flat, **{key: value for key, value in given.items() if key not in left_out}}
 
 
+_TAGGING = """from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("MODEL_ID", trust_remote_code=True)
+model = AutoModelForTokenClassification.from_pretrained("MODEL_ID", trust_remote_code=True)
+words = {words}
+inputs = tokenizer(words, is_split_into_words=True, return_tensors="pt")
+places = inputs.word_ids()  # the tag of a word stands at its first token
+tags = model(**inputs).logits[0].argmax(-1).tolist()
+print([(word, model.config.id2label[tags[places.index(number)]]) for number, word in enumerate(words)])"""
+
+
 def pipeline_usage(
     task: str, samples: Sequence[Sequence[str]], example: Mapping[str, Any] | None = None
 ) -> str | None:
@@ -45,17 +56,18 @@ def pipeline_usage(
     Args:
         task: the model's pipeline tag.
         samples: what was given, expected and found.
-        example: a row of the data, where more than a text is given: a question with its context, messages, or a text
-            that may have several labels.
+        example: a row of the data, where more than a text is given: a question with its context, messages, words, or
+            a text that may have several labels.
     """
     calls = {
         "text-generation": ("transformers", "model({given}, max_new_tokens=20, do_sample=False)[0]['generated_text']"),
         "fill-mask": ("transformers", "model({given})[0]"),
         "text-classification": ("transformers", "model({given})"),
-        "token-classification": ("transformers", "[(token['word'], token['entity']) for token in model({given})]"),
         "summarization": ("hf_genai", "model({given})"),
         "question-answering": ("hf_genai", f"model({{given}}, max_answer_len={LONGEST_ANSWER})"),
     }
+    if task == "token-classification" and example is not None:  # the pipeline's words are pieces, or run together
+        return _TAGGING.format(words=example["tokens"][:20])
     if task not in calls or not samples:
         return None
     package, call = calls[task]

@@ -151,6 +151,9 @@ class Tagging(Task):
     def collator(self) -> Any:
         return DataCollatorForTokenClassification(self.tokenizer)
 
+    def example(self, texts: Dataset) -> dict[str, Any]:
+        return texts[0]
+
     def score(self, trainer: Any, texts: Dataset, rows: Dataset) -> tuple[Scores, Samples]:
         found = trainer.predict(rows, ignore_keys=UNSCORED)
         guesses, labels = found.predictions.argmax(-1), found.label_ids
