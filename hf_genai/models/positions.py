@@ -15,10 +15,14 @@ from .transformer_kernels import turn
 def positions_from_mask(mask: Tensor, length: int) -> Tensor:
     """Return each token's place among the real tokens of its row (B, length), from 0 on.
 
+    Padding behind a text counts on, as in transformers: a span head (question answering) reads it, too.
+
     Args:
         mask: (B, past + length), 1 for a real token and 0 for padding, on any side.
     """
-    return (mask.long().cumsum(1) - 1).clamp(min=0)[:, -length:]
+    count = mask.long().cumsum(1)
+    behind = (count == count[:, -1:]) & (mask == 0)
+    return ((count - 1).clamp(min=0) + behind.long().cumsum(1))[:, -length:]
 
 
 def sinusoidal_positions(position_ids: Tensor, size: int) -> Tensor:

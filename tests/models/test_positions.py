@@ -19,8 +19,8 @@ from hf_genai.models.positions import (
 
 def test_positions_count_the_real_tokens_before_each():
     mask = torch.tensor([[1, 1, 1, 0], [0, 0, 1, 1], [1, 0, 1, 1]])
-    assert positions_from_mask(mask, 4).tolist() == [[0, 1, 2, 2], [0, 0, 0, 1], [0, 0, 1, 2]]
-    assert positions_from_mask(mask, 1).tolist() == [[2], [1], [2]]
+    assert positions_from_mask(mask, 4).tolist() == [[0, 1, 2, 3], [0, 0, 0, 1], [0, 0, 1, 2]]
+    assert positions_from_mask(mask, 1).tolist() == [[3], [1], [2]]
 
 
 def test_sinusoids_are_those_of_equation_3_5():
