@@ -169,6 +169,9 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
             # rotary and relative positions mean the same wherever a text begins
             if padded and kind in ("learned", "sinusoidal") and attention_mask.shape[1] >= length:
                 position_ids = positions_from_mask(attention_mask, length)
+                if kind == "learned":  # padding may be longer than the table
+                    last = position_ids.clamp(max=self.config.max_position_embeddings - 1)
+                    position_ids = torch.where(attention_mask[:, -length:] == 0, last, position_ids)
             else:
                 position_ids = torch.arange(length, device=inputs_embeds.device).unsqueeze(0) + past
         if type(self.layers[0]).__name__ == "PipelineIdentityLayer":

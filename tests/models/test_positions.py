@@ -8,6 +8,7 @@ import torch
 from tiny_rnn import loud
 
 import hf_genai
+from hf_genai import GenaiGPTConfig, GenaiGPTForCausalLM
 from hf_genai.models.positions import (
     RelativePositionBias,
     RotaryEmbedding,
@@ -21,6 +22,13 @@ def test_positions_count_the_real_tokens_before_each():
     mask = torch.tensor([[1, 1, 1, 0], [0, 0, 1, 1], [1, 0, 1, 1]])
     assert positions_from_mask(mask, 4).tolist() == [[0, 1, 2, 3], [0, 0, 0, 1], [0, 0, 1, 2]]
     assert positions_from_mask(mask, 1).tolist() == [[3], [1], [2]]
+
+
+def test_padding_may_be_longer_than_the_table_of_learned_positions():
+    sizes = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = GenaiGPTConfig(**sizes, max_position_embeddings=6, position_embedding_type="learned")
+    ids, mask = torch.full((2, 8), 3), torch.tensor([[1, 1, 1, 1, 1, 0, 0, 0]] * 2)
+    assert GenaiGPTForCausalLM(config)(ids, attention_mask=mask).logits.isfinite().all()
 
 
 def test_sinusoids_are_those_of_equation_3_5():
