@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import signal
 import time
@@ -23,6 +24,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, tqdm
 from datasets import Dataset
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
@@ -33,6 +35,7 @@ from .trainer import StopOnSignal, TrainingInterrupted
 logger = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
+_CHECKPOINT = re.compile(r"checkpoint-\d+(\.unfinished)?")
 
 
 @dataclass
@@ -344,15 +347,15 @@ def save_checkpoint(
         accelerator.save_state(str(unfinished))
         if accelerator.is_main_process:
             (unfinished / "history.json").write_text(json.dumps({**asdict(history), "settings": settings}))
-    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save raises RuntimeError on a full disk
         shutil.rmtree(unfinished, ignore_errors=True)
         raise OSError(f"could not save {folder}: {error}. Earlier checkpoints are as they were; make room") from error
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
-        for other in Path(output_dir).glob("checkpoint-*"):
-            if other != folder and other.is_dir():
+        for other in Path(output_dir).glob("checkpoint-*"):  # but for folders that the user named
+            if other != folder and other.is_dir() and _CHECKPOINT.fullmatch(other.name):
                 shutil.rmtree(other)
     accelerator.wait_for_everyone()
     return folder

@@ -13,6 +13,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
+from safetensors import SafetensorError
 
 import hf_genai
 from hf_genai.objectives.causal_lm import CausalLMCollator
@@ -169,15 +170,26 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkey
     accelerator.prepare(model())
     loop.save_checkpoint(accelerator, history, str(tmp_path), 1, {})
 
-    def full(folder):
-        Path(folder).mkdir()
-        raise OSError("No space left on device")
+    for error in (OSError, RuntimeError, SafetensorError):  # of a file, of torch.save, of the weights
 
-    monkeypatch.setattr(accelerator, "save_state", full)
-    with pytest.raises(OSError, match="could not save .*No space left"):
-        loop.save_checkpoint(accelerator, history, str(tmp_path), 2, {})
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
+        def full(folder, error=error):
+            Path(folder).mkdir()
+            raise error("No space left on device")
+
+        monkeypatch.setattr(accelerator, "save_state", full)
+        with pytest.raises(OSError, match="could not save .*No space left"):
+            loop.save_checkpoint(accelerator, history, str(tmp_path), 2, {})
+        assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
     assert json.loads((tmp_path / "checkpoint-1" / "history.json").read_text())["losses"] == [1.0]
+
+
+def test_a_new_checkpoint_takes_the_place_of_the_loops_own_and_of_no_other_folder(tmp_path):
+    accelerator = cpu()
+    accelerator.prepare(model())
+    for name in ("checkpoint-1", "checkpoint-2.unfinished", "checkpoint-1-kept", "checkpoint-best"):
+        (tmp_path / name).mkdir()
+    loop.save_checkpoint(accelerator, loop.History(), str(tmp_path), 3, {})
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-3", "checkpoint-1-kept", "checkpoint-best"}
 
 
 def test_the_held_out_loss_is_the_mean_over_all_tokens(tmp_path):
