@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -84,6 +85,7 @@ def test_an_evaluation_does_not_change_what_is_drawn_for_the_next_step():
     batches, evaluation = loop.Batches(rows(10), collate, 4, seed=1), loop.Batches(rows(10), collate, 4, seed=7)
     batches.collate.meanwhile = lambda: (setattr(batches.collate, "meanwhile", None), evaluation[0])
     assert batches[2] == expected
+    assert batches[3] != expected  # drawn anew
 
 
 def test_one_batch_of_eight_and_two_parts_of_four_give_the_same_curve(tmp_path):
@@ -194,9 +196,10 @@ def test_a_new_checkpoint_takes_the_place_of_the_loops_own_and_of_no_other_folde
 
 def test_the_held_out_loss_is_the_mean_over_all_tokens(tmp_path):
     held_out = rows(7, seed=1)
-    trained = model()
+    trained = model(dropout=0.5)
     found = loop.evaluate(trained, cpu(), held_out, CausalLMCollator(0), 3)
     total, count = 0.0, 0
+    assert trained.training
     trained.eval()
     for row in held_out:
         ids = torch.tensor([row["input_ids"]])
@@ -210,9 +213,32 @@ def test_the_held_out_loss_is_the_mean_over_all_tokens(tmp_path):
     assert (summary["steps"], summary["tokens"]) == (12, history.tokens)
 
 
+def test_the_cost_of_a_run_is_that_of_its_steps_alone(tmp_path, monkeypatch):
+    clock, real = [0.0], loop.gradient_step
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    wait = lambda seconds: clock.__setitem__(0, clock[0] + seconds)  # noqa: E731
+    monkeypatch.setattr(loop, "gradient_step", lambda *args: (wait(2), real(*args))[1])
+    monkeypatch.setattr(loop, "evaluate", lambda *args: (wait(100), 1.0)[1])
+    _, history = run(tmp_path, validation=rows(7), eval_steps=5, save_steps=5, max_steps=10)
+    assert history.seconds == 20
+    assert history.tokens == 2 * sum(len(ids) - 1 for ids in rows()["input_ids"])  # ten steps are two epochs
+
+
+def test_each_option_of_the_optimiser_has_its_effect(tmp_path):
+    first = run(tmp_path)[1].losses
+    options = {"max_grad_norm": 0.1, "warmup_steps": 0, "lr_scheduler_type": "linear", "weight_decay": 0.9}
+    for name, value in {**options, "adam_betas": (0.5, 0.5), "learning_rate": 1e-2}.items():
+        assert run(tmp_path, **{name: value})[1].losses != first, name
+    with pytest.raises(ValueError, match="learning_rate must be above 0, not 0"):
+        run(tmp_path, learning_rate=0)
+
+
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     with pytest.raises(FloatingPointError, match=r"lower learning_rate \(1e\+30\)"):
         run(tmp_path, learning_rate=1e30, max_grad_norm=0.0, warmup_steps=0)
+    unread, history = list(torch.tensor([2.0, math.nan, 3.0])), loop.History(losses=[1.0])
+    with pytest.raises(FloatingPointError, match="the loss of step 3 is nan"):
+        loop.read_losses(unread, history, options(tmp_path))
 
 
 TWO_PROCESSES = """
@@ -321,8 +347,15 @@ def test_two_processes_draw_the_curve_of_one(tmp_path):
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     run(tmp_path, save_steps=5)
-    for name, value in {"per_device_batch_size": 4, "learning_rate": 1e-2, "seed": 7}.items():
+    others = {"per_device_batch_size": 4, "learning_rate": 1e-2, "seed": 7, "weight_decay": 0.2}
+    for name, value in {**others, "adam_betas": (0.8, 0.9)}.items():
         with pytest.raises(ValueError, match=f"belongs to a run whose (batch_size|{name}) is"):
             run(tmp_path, resume_from=str(tmp_path / "checkpoint-10"), **{name: value})
+    with pytest.raises(ValueError, match="belongs to a run whose rows is 40, not 41"):
+        loop.train(
+            *(model(), rows(41), CausalLMCollator(0), options(tmp_path)),
+            accelerator=cpu(),
+            resume_from=str(tmp_path / "checkpoint-10"),
+        )
     half = {"per_device_batch_size": 4, "gradient_accumulation_steps": 2}  # the same batches
     assert len(run(tmp_path, resume_from=str(tmp_path / "checkpoint-10"), **half)[1].losses) == 12
