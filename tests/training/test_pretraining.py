@@ -4,24 +4,30 @@ import importlib
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Features, Value
 from filelock import FileLock, Timeout
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from hf_genai import GenaiGPTForCausalLM
 from hf_genai.data import train_tokenizer
 from hf_genai.objectives.causal_lm import CausalLMCollator
+from hf_genai.objectives.fill_in_the_middle import TOKENS
 from hf_genai.objectives.masked_lm import MaskedLMCollator
 from hf_genai.objectives.span_corruption import SpanCorruptionCollator
 from hf_genai.training.pretraining import (
     baselines,
     check_fit,
+    check_texts,
+    make_collator,
     make_rows,
     new_model,
     parse_pretrain_arguments,
     row_length,
+    samples,
     seen_by_the_model,
 )
 from hf_genai.training.pretraining_tokenizer import in_turn, make_tokenizer
@@ -160,6 +166,10 @@ def test_a_run_that_is_there_is_not_overwritten_and_can_be_gone_on_from(texts, t
             + ["256", "--model.hidden_size", "32", "--mean_span_length", "1", "--noise_density", "0.9"],
             r"row_length \(256\), noise_density \(0.9\) and mean_span_length \(1.0\) make rows of 127 spans, .* 100",
         ),
+        (["--logging_steps", "0"], "logging_steps must be at least 1"),
+        (["--row_length", "7"], "row_length must be at least 8, not 7"),
+        (["--adam_betas", "0.9"], "adam_betas must be two numbers"),
+        (["--model.model_type", "genai_rnn"], "packing must be false for a recurrent model"),
         (["--push_to_hub", "true"], "push_to_hub needs hub_model_id"),
         (["--resume_from_checkpoint", "true"], "no checkpoint to go on from"),
     ],
@@ -199,6 +209,10 @@ def test_a_baseline_is_measured_on_what_the_model_predicts():
     found = baselines("clm", rows, rows, CausalLMCollator(0), 9)
     # of 7 tokens, 6 is there three times, 7 once; one is added to each count of 9
     assert found["single tokens' frequencies"]["loss"] == pytest.approx(-math.log(4**3 * 2 / 16**4) / 4, abs=1e-4)
+    other = Dataset.from_dict({"input_ids": [[5, 5, 5]]})
+    found = baselines("clm", other, rows, CausalLMCollator(0), 9)
+    # none of the four predicted tokens is a 5, of which there are three; a 6 never follows one
+    assert found["single tokens' frequencies"]["loss"] == pytest.approx(math.log(12), abs=1e-4)
     tokenizer = train_tokenizer(["a b c d"] * 9, "word", 20)
     tokenizer.add_special_tokens({"mask_token": "<mask>"})
     masked = seen_by_the_model("mlm", rows, MaskedLMCollator(tokenizer, mask_prob=0.5))
@@ -260,6 +274,83 @@ def test_a_tokenizer_is_trained_once_for_all_processes_of_a_machine(texts, tmp_p
 def test_rows_are_as_long_after_the_objective_as_asked_for(tmp_path):
     arguments = [str(CONFIGS / "t5_tiny.yaml"), "--output_dir", str(tmp_path / "run"), "--row_length", "512"]
     assert row_length(parse_pretrain_arguments(arguments)) == 568
+
+
+def parse_tiny(config, *more):
+    return parse_pretrain_arguments([str(CONFIGS / f"{config}_tiny.yaml"), "--output_dir", "unused", *more])
+
+
+@pytest.mark.parametrize(
+    ("config", "objective", "least"), [("gpt", "prefix_lm", 3), ("t5", None, 3), ("bert", None, 2)]
+)
+def test_texts_that_are_not_packed_are_cut_and_lose_nothing_but_what_is_too_short(config, objective, least):
+    more = ["--objective", objective] if objective else ["--packing", "false"]  # a prefix is never packed
+    tokenizer = train_tokenizer(["a b c d"] * 9, "word", 20)
+    texts = Dataset.from_dict({"text": ["a b c d " * 5, "a b", "a", ""]})
+    arguments = parse_tiny(config, "--row_length", "8", *more)
+    rows, packed = make_rows(arguments, tokenizer, texts)
+    length, ids = row_length(arguments), tokenizer(texts["text"][:])["input_ids"]
+    cut = [text[start : start + length] for text in ids for start in range(0, len(text), length)]
+    assert packed is None and rows["input_ids"][:] == [row for row in cut if len(row) >= least]
+
+
+def test_rows_leave_room_for_what_filling_in_the_middle_adds():
+    assert row_length(parse_tiny("code", "--row_length", "64")) == 61
+
+
+def test_what_was_set_for_the_objective_reaches_its_batches():
+    tokenizer = train_tokenizer(["a b c d"] * 9, "word", 20)
+    tokenizer.add_special_tokens({"mask_token": "<mask>"})
+    tokenizer.add_tokens(["<extra_id_0>", *TOKENS], special_tokens=True)
+    for config, settings in {
+        "bert": {"mask_prob": 0.3, "whole_words": True},
+        "t5": {"noise_density": 0.4, "mean_span_length": 2.0},
+        "code": {"fim_prob": 0.7, "spm_prob": 0.1},
+    }.items():
+        arguments = parse_tiny(config, *(word for name in settings for word in (f"--{name}", str(settings[name]))))
+        assert settings.items() <= vars(make_collator(arguments, tokenizer)).items()
+
+
+def test_samples_are_what_was_given_what_stood_there_and_what_was_written():
+    """Of packed rows, of their first text."""
+
+    class Model(SimpleNamespace):
+        device, eval = torch.device("cpu"), staticmethod(lambda: None)
+
+        def generate(self, input_ids, attention_mask, **options):
+            begin = input_ids if self.causal else torch.tensor([[0]])
+            return torch.cat([begin, torch.tensor([[9, 8]])], 1)
+
+    class Tokens:
+        decode = staticmethod(list)
+
+    rows = Dataset.from_dict({"input_ids": [[5, 6, 7, 3, 4], [5, 6]], "lengths": [[4, 1], [2]]})
+    found = samples(Model(causal=True), Tokens, "clm", rows, None, 1)
+    assert found == [("[5, 6]", "[7, 3]", "[9, 8]")]
+    batch = {"input_ids": [[5, 30]], "attention_mask": [[1, 1]], "labels": [[30, 6, 7]]}
+    collate = lambda examples: {name: torch.tensor(value) for name, value in batch.items()}  # noqa: E731
+    found = samples(Model(causal=False), Tokens, "span_corruption", rows, collate, 5)
+    assert found == [("[5, 30]", "[30, 6, 7]", "[9, 8]")] * 2
+
+
+def test_a_model_of_transformers_is_gone_on_with_as_one_of_ours(tmp_path):
+    GPT2LMHeadModel(GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=2)).save_pretrained(tmp_path)
+    gone_on = parse_tiny("gpt", "--model", "null", "--model_name_or_path", str(tmp_path))
+    model = new_model(gone_on, Vocabulary(20))
+    assert type(model) is GenaiGPTForCausalLM
+    check_fit(model, Vocabulary(20), gone_on)
+    with pytest.raises(ValueError, match="ids up to 20, but the model a vocab_size of 20"):
+        check_fit(model, Vocabulary(21), gone_on)
+
+
+def test_rows_longer_than_a_model_without_a_table_of_positions_was_made_for_are_taken():
+    config = {"vocab_size": 9, "max_position_embeddings": 32, "model_type": "genai_gpt"}
+    rotary = SimpleNamespace(config=SimpleNamespace(**config, position_embedding_type="rotary"))
+    check_fit(rotary, Vocabulary(9), parse_tiny("gpt", "--row_length", "64"))
+
+
+def test_long_strings_are_texts_too():
+    check_texts(Dataset.from_dict({"text": ["a"]}, features=Features({"text": Value("large_string")})), "text")
 
 
 # weights of the published sizes, counted once where a table has two uses
