@@ -56,6 +56,23 @@ def test_nothing_to_resume_is_an_error_and_not_a_new_run(tmp_path):
     assert checkpoint_to_resume(tmp_path, None) is None
 
 
+def test_the_last_checkpoint_is_the_one_of_the_highest_step(tmp_path):
+    make_checkpoint(tmp_path / "checkpoint-9")
+    last = make_checkpoint(tmp_path / "checkpoint-10")
+    assert checkpoint_to_resume(tmp_path, "True") == str(last)  # as Python writes what YAML reads
+    assert checkpoint_to_resume(tmp_path, "False") is None
+
+
+def test_a_run_goes_on_in_its_folder_from_a_link_there_and_a_file_is_no_folder(tmp_path):
+    elsewhere = make_checkpoint(tmp_path / "disk" / "checkpoint-1")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint-1").symlink_to(elsewhere)
+    prepare_output_dir(tmp_path / "run", overwrite=False, checkpoint=tmp_path / "run" / "checkpoint-1")
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(ValueError, match="output_dir: .*notes is a file"):
+        prepare_output_dir(tmp_path / "notes", overwrite=True, checkpoint=None)
+
+
 def test_an_output_folder_that_holds_something_is_refused(tmp_path):
     make_checkpoint(tmp_path / "run" / "checkpoint-1")
     with pytest.raises(ValueError, match="not empty.*resume_from_checkpoint.*overwrite_output_dir"):

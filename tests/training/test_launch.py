@@ -79,6 +79,11 @@ def test_weights_that_are_not_divided_where_the_profile_says_so_are_refused():
     check_launch(state, "no", environment=variables)
     with pytest.raises(ValueError, match=r"each process hold all weights: take recipes/accelerate/ddp\.yaml"):
         check_launch(state, "no", whole_weights=True, environment=variables)
+    zero = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
+    state.distributed_type = "DEEPSPEED"
+    check_launch(state, "no", whole_weights=True, environment=zero)
+    with pytest.raises(ValueError, match=r"take recipes/accelerate/ddp\.yaml or zero2\.yaml"):
+        check_launch(state, "no", whole_weights=True, environment={**zero, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"})
 
 
 def test_another_precision_than_the_profiles_is_refused():
@@ -92,6 +97,7 @@ def test_runs_that_got_what_they_were_asked_for_start():
     check("one", {})
     check("two", {"WORLD_SIZE": "2", "LOCAL_RANK": "0"}, num_processes=2)
     check("one", environment("--num_processes", "1", "--mixed_precision", "bf16"), "bf16")
+    check("one", {"ACCELERATE_MIXED_PRECISION": "no"}, "bf16")  # of a launcher that was asked for none
 
 
 @pytest.mark.parametrize(
