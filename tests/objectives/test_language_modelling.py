@@ -85,6 +85,26 @@ def test_whole_words_are_masked_together(tokenizer):
         collate([{"input_ids": [5]}])
 
 
+def test_tokens_that_a_text_calls_special_are_not_chosen_whatever_the_length_of_the_rows(tokenizer):
+    collate = MaskedLMCollator(tokenizer, mask_prob=1.0, pad_to_multiple_of=4)
+    batch = collate([{"input_ids": [10, 11, 12], "special_tokens_mask": [0, 1, 0]}])
+    assert batch["labels"].tolist() == [[10, -100, 12, -100]]
+    collate = MaskedLMCollator(tokenizer, mask_prob=1.0, whole_words=True, pad_to_multiple_of=4)
+    assert collate([{"input_ids": [10, 2], "word_ids": [0, -1]}])["labels"].tolist() == [[10, -100, -100, -100]]
+
+
+def test_all_that_is_drawn_comes_from_the_generator(tokenizer):
+    """So that a run that is gone on with draws what it would have drawn."""
+    kinds = (MaskedLMCollator, span_corruption.SpanCorruptionCollator, fill_in_the_middle.FillInTheMiddleCollator)
+    whole_words = MaskedLMCollator(tokenizer, whole_words=True)
+    example = {"input_ids": list(range(10, 50)), "word_ids": [place // 2 for place in range(40)]}
+    for collate in (*(kind(tokenizer) for kind in kinds), whole_words, PrefixLMCollator(0)):
+        collate.generator, before = torch.Generator(), torch.get_rng_state()
+        for _ in range(9):
+            collate([dict(example)])
+        assert torch.equal(torch.get_rng_state(), before), collate
+
+
 def test_packed_rows_of_a_masked_language_model_start_over(tokenizer):
     batch = MaskedLMCollator(tokenizer)([{"input_ids": [10, 11, 12, 13], "lengths": [3, 1]}, {"input_ids": [10]}])
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0], [0, 0, 1, 2]]
@@ -94,6 +114,20 @@ def test_packed_rows_of_a_masked_language_model_start_over(tokenizer):
 def test_a_tokenizer_without_mask_token_is_refused():
     with pytest.raises(ValueError, match="no mask token"):
         MaskedLMCollator(train_tokenizer(TEXTS, vocab_size=300))
+
+
+def test_shares_that_are_none_are_refused(tokenizer):
+    for options in ({"mask_prob": 0}, {"mask_prob": 1.1}, {"replace_prob": 0.8, "random_prob": 0.3}):
+        with pytest.raises(ValueError, match="_prob"):
+            MaskedLMCollator(tokenizer, **options)
+    for options in ({"noise_density": 0}, {"noise_density": 1}, {"mean_span_length": 0.9}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            span_corruption.SpanCorruptionCollator(tokenizer, **options)
+
+
+def test_inputs_and_targets_of_spans_are_rounded_up(tokenizer):
+    batch = span_corruption.SpanCorruptionCollator(tokenizer, pad_to_multiple_of=8)([{"input_ids": [10, 11, 12]}])
+    assert {name: tuple(value.shape) for name, value in batch.items()} == dict.fromkeys(batch, (1, 8))
 
 
 def test_spans_become_sentinels_in_the_input_and_stand_in_the_target():
