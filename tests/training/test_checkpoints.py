@@ -108,14 +108,15 @@ def test_overwriting_deletes_the_checkpoints_and_nobody_elses_files(tmp_path, ca
     assert "deleting" in caplog.text
 
 
-def test_a_full_disk_at_a_checkpoint_leaves_the_earlier_one_whole(tmp_path, monkeypatch, tiny_trainer):
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("No space left")])
+def test_a_full_disk_at_a_checkpoint_leaves_the_earlier_one_whole(error, tmp_path, monkeypatch, tiny_trainer):
     trainer = tiny_trainer(tmp_path, max_steps=4, save_steps=2, save_total_limit=1)
     save = torch.save
 
     def full(state, path, *args, **kwargs):
         if "checkpoint-4" in str(path) and "optimizer" in str(path):
             Path(path).write_bytes(b"half")
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise error
         save(state, path, *args, **kwargs)
 
     monkeypatch.setattr(torch, "save", full)
@@ -123,6 +124,12 @@ def test_a_full_disk_at_a_checkpoint_leaves_the_earlier_one_whole(tmp_path, monk
         trainer.train()
     assert not (tmp_path / "checkpoint-4").exists()
     assert checkpoint_fault(tmp_path / "checkpoint-2") is None
+    (tmp_path / "checkpoint-4").mkdir()  # with something in it that is not the trainer's
+    (tmp_path / "checkpoint-4" / "notes.txt").write_text("mine")
+    with pytest.raises(OSError, match="could not save"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert (tmp_path / "checkpoint-4" / "notes.txt").is_file()
+    assert "not saved to its end" in checkpoint_fault(tmp_path / "checkpoint-4")
 
 
 def test_an_older_checkpoint_is_deleted_only_when_the_newer_is_whole(tmp_path, monkeypatch, tiny_trainer):

@@ -136,6 +136,11 @@ def test_batches_of_similar_length_come_in_random_order_and_lose_nothing():
     assert list(ShuffledLengthGroupedSampler(10, lengths=lengths)) == order
 
 
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 8])
+def test_few_rows_make_few_batches_and_none_is_lost(count):
+    assert sorted(ShuffledLengthGroupedSampler(4, lengths=list(range(9, 9 + count)))) == list(range(count))
+
+
 def test_the_sampling_strategy_chooses_the_sampler(tmp_path, tiny_trainer):
     assert isinstance(tiny_trainer(tmp_path / "a")._get_train_sampler(), ShuffledLengthGroupedSampler)
     other = tiny_trainer(tmp_path / "b", train_sampling_strategy="random")._get_train_sampler()
