@@ -189,6 +189,9 @@ def bare(value: Any) -> Any:
         return {key: bare(item) for key, item in value.items()}
     if isinstance(value, list):
         return [bare(item) for item in value]
+    if isinstance(value, str) and value.startswith("--"):  # a word of a command, --data=/srv/me/pairs.tsv
+        name, equals, value = value.partition("=")
+        return name + equals + bare(value)
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
