@@ -186,6 +186,15 @@ def test_the_demo_says_what_it_learned_and_where_everything_lies(demo):
     assert f"hf-genai attend {folder}" in out
 
 
+def test_a_run_that_shows_no_samples_says_what_came_out_too(demo, capsys):
+    from hf_genai.commands.train import echo_results
+
+    folder, _ = demo
+    results = json.loads((folder / "results.json").read_text("utf-8"))
+    echo_results({**results, "output_dir": str(folder), "samples": []})
+    assert f'hf-genai generate {folder} "TEXT"' in capsys.readouterr().out
+
+
 def test_the_demo_does_not_overwrite_what_is_there(demo, capsys):
     folder, _ = demo
     before = (folder / "results.json").read_bytes()
@@ -291,11 +300,14 @@ def test_the_card_names_cell_layers_sizes_and_attention(demo):
 def test_a_run_of_several_processes_says_so_in_command_and_hardware():
     import torch
 
-    from hf_genai.training.results import command, hardware
+    from hf_genai.training.results import bare, command, hardware
 
     words = command(["rnn.yaml", "--seed", "3"], 2)
     assert words == "accelerate launch --num_processes 2 -m hf_genai.cli train rnn.yaml --seed 3"
     assert command(["rnn.yaml"]) == "hf-genai train rnn.yaml"
+    private = ["--data=/srv/me/a.tsv", "--data", "/srv/me/b.tsv", "--seed=3"]
+    assert command(private) == "hf-genai train --data=a.tsv --data b.tsv --seed=3"
+    assert bare({"data": ["/srv/me/a.tsv", "b/c.tsv"], "seed": 3}) == {"data": ["a.tsv", "b/c.tsv"], "seed": 3}
     described = hardware(torch.device("cpu"), 2, "bfloat16")
     assert described.startswith("2 processes of ") and described.endswith(" CPU, bfloat16")
     assert "process" not in hardware(torch.device("cpu"))

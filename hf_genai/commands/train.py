@@ -124,7 +124,7 @@ def echo_results(results: dict[str, Any]) -> None:
         **dict.fromkeys(pictures[:1], "the same as a picture"),
     }.items():
         typer.echo(f"  {name:24}{what}")
-    text = results["samples"][0]["source"]
+    text = results["samples"][0]["source"] if results["samples"] else "TEXT"
     typer.echo(
         f'\nNext:\n  hf-genai generate {folder} "{text}"\n  hf-genai attend {folder} "{text}"\n'
         f"  hf-genai push {folder} YOUR_NAME/{folder.name} --dry_run"
