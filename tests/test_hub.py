@@ -112,6 +112,24 @@ def test_card_metadata_comes_back_and_holds_only_what_was_measured(card):
     assert results[0].metric_args == {"signature": "nrefs:1|case:mixed"}
 
 
+def test_card_metadata_names_base_model_data_set_and_split():
+    named = {
+        "base_model": "me/first",
+        "dataset_id": "me/pairs",
+        "data_name": "Pairs",
+        "evaluation_split": "validation",
+    }
+    scores = {"scores": {"bleu": 3.0, "exact_match": True}, "baselines": {"copy": {"chrf": 9.0}}}
+    card = CardData(title="A", summary="B", model_type="t5", languages=["en", "en-GB"], **named, **scores)
+    parsed = ModelCard(render_card(card)).data.to_dict()
+    assert (parsed["language"], parsed["base_model"], parsed["datasets"]) == (["en"], "me/first", "me/pairs")
+    (result,) = model_index_to_eval_results(parsed["model-index"])[1]
+    assert (result.metric_type, result.dataset_type, result.dataset_name) == ("bleu", "me/pairs", "Pairs")
+    assert result.dataset_split == "validation"
+    assert "| | BLEU | Exact match | chrF |" in render_card(card)  # of the baseline alone, too
+    assert 'tokenizer("l\'été"' in usage_snippet("l'été")
+
+
 def test_card_shows_what_is_missing_instead_of_guessing():
     text = render_card(CardData(title="Empty", summary="Nothing is known.", model_type="genai_rnn"))
     assert "model-index" not in text and "license" not in text.split("---")[1]
@@ -294,6 +312,12 @@ def test_a_file_cut_in_half_is_named(saved):
             with pytest.raises(ValueError, match=name):
                 check_checkpoint(saved)
         (saved / name).write_bytes(whole)
+    (saved / "target_tokenizer").mkdir()
+    for name in ("rng_state.pth", "target_tokenizer/tokenizer.json"):
+        (saved / name).write_bytes(b"{")
+        with pytest.raises(ValueError, match=name):
+            check_checkpoint(saved)
+        (saved / name).unlink()
     (saved / "trainer_state.json").unlink()
     with pytest.raises(ValueError, match=r"trainer_state\.json"):
         check_checkpoint(saved)
@@ -334,10 +358,11 @@ def test_only_known_files_are_pushed(saved):
     ):
         (saved / name).parent.mkdir(exist_ok=True)
         (saved / name).write_text("private")
-    for name in ("shown.png", "hidden.png", "../outside.png", "results.json"):
+    for name in ("shown.png", "hidden.png", "../outside.png", "results.json", ".secret.png"):
         (saved / name).write_text("{}")
     with (saved / "README.md").open("a") as readme:
         readme.write("![a](shown.png) ![b](../outside.png) ![c](https://example.org/x.png) [d](notes.md) [e](.env)")
+        readme.write("![f](.secret.png)")
     assert set(files_to_push(saved)) == expected | {"tokenizer_config.json", "shown.png", "results.json"}
 
 
@@ -349,7 +374,9 @@ def test_code_of_the_auto_map_goes_with_what_it_imports(saved):
         files_to_push(saved)
     config["auto_map"] = {"AutoModel": "modeling_thing.Thing", "AutoTokenizer": ["other/repo--tokens.Tokens", None]}
     (saved / "config.json").write_text(json.dumps(config))
-    (saved / "modeling_thing.py").write_text("def f():\n    from .layers import (\n        a,\n    )\n")
+    (saved / "modeling_thing.py").write_text(
+        "import torch\nfrom math import pi\ndef f():\n    from .layers import (\n        a,\n    )\n"
+    )
     with pytest.raises(ValueError, match=r"layers\.py"):
         files_to_push(saved)
     (saved / "layers.py").write_text("from .modeling_thing import f\n")
@@ -396,6 +423,27 @@ def test_private_words_are_found_and_taken_out_of_card_and_config(
             "the host name",
         )
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("AKIA" + "A1" * 8, "an access token"),
+        ("ghp_" + "aB3" * 12, "an access token"),
+        ("sk-" + "aB3" * 7, "an access token"),
+        ("-----BEGIN PRIVATE KEY-----", "a private key"),
+        ("-----BEGIN OPENSSH PRIVATE KEY-----", "a private key"),
+        (r"C:\Users\marie\a.tsv", "a home folder"),
+        ("the /Users/marie/a.tsv", "a home folder"),
+        ("trained on a server, by ai", None),
+        ("see example.org/home/paul and ./home/paul", None),
+    ],
+)
+def test_what_is_private_in_a_text_and_what_is_not(text, what, saved, monkeypatch):
+    (saved / "results.json").write_text(text)
+    for host in ("server", "ai"):  # many are called so, and many texts hold it
+        monkeypatch.setattr("socket.gethostname", lambda host=host: host)
+        assert find_private(saved) == ([f"results.json:1: {what}"] if what else [])
 
 
 def test_private_words_are_taken_out_of_a_target_tokenizer_too(tmp_path, model, tokenizer, card):
