@@ -344,6 +344,9 @@ def test_a_map_with_a_hook_or_of_another_class_is_called_by_itself():
     project(x, *maps)
     assert seen == [1]
     assert together(x, maps[0], nn.Linear(D, 4).double()) is None
+    maps = [Linear(D, 4).double(), Linear(D, 4).double()]
+    maps[1].forward = lambda x: x[..., :4]  # as accelerate does to weights that lie elsewhere
+    torch.testing.assert_close(project(x, *maps)[1], x[..., :4])
     maps = [Linear(D, 4).double(), Linear(D, 4, bias=False).double()]
     assert together(x, *maps) is None
 
