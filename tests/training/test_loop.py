@@ -229,7 +229,7 @@ def test_each_option_of_the_optimiser_has_its_effect(tmp_path):
     options = {"max_grad_norm": 0.1, "warmup_steps": 0, "lr_scheduler_type": "linear", "weight_decay": 0.9}
     for name, value in {**options, "adam_betas": (0.5, 0.5), "learning_rate": 1e-2}.items():
         assert run(tmp_path, **{name: value})[1].losses != first, name
-    with pytest.raises(ValueError, match="learning_rate must be above 0, not 0"):
+    with pytest.raises(ValueError, match="learning_rate must be a number above 0, not 0"):
         run(tmp_path, learning_rate=0)
 
 

@@ -301,7 +301,7 @@ def test_rows_leave_room_for_what_filling_in_the_middle_adds():
 def test_what_was_set_for_the_objective_reaches_its_batches():
     tokenizer = train_tokenizer(["a b c d"] * 9, "word", 20)
     tokenizer.add_special_tokens({"mask_token": "<mask>"})
-    tokenizer.add_tokens(["<extra_id_0>", *TOKENS], special_tokens=True)
+    tokenizer.add_tokens([*(f"<extra_id_{number}>" for number in range(100)), *TOKENS], special_tokens=True)
     for config, settings in {
         "bert": {"mask_prob": 0.3, "whole_words": True},
         "t5": {"noise_density": 0.4, "mean_span_length": 2.0},
