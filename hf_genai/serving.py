@@ -62,8 +62,8 @@ def serve(argv: list[str]) -> None:
         ValueError: if the model cannot be served.
     """
     check_packages()
-    if argv and not argv[0].startswith("-"):
-        check_model(argv[0])
+    for word in argv:  # the model may stand behind options
+        check_model(word)
     import typer
     from transformers.cli.serve import Serve
 

@@ -143,6 +143,7 @@ def test_an_encoder_decoder_is_refused_before_the_server_starts(tmp_path, capsys
 
     config = GenaiT5Config(vocab_size=20, hidden_size=16, num_attention_heads=2, encoder_layers=1, decoder_layers=1)
     GenaiT5ForConditionalGeneration(config).save_pretrained(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        main(["serve", str(tmp_path)])
-    assert ended.value.code == 2 and "holds a GenaiT5ForConditionalGeneration" in capsys.readouterr().err
+    for argv in ([str(tmp_path)], ["--port", "0", str(tmp_path)]):
+        with pytest.raises(SystemExit) as ended:
+            main(["serve", *argv])
+        assert ended.value.code == 2 and "holds a GenaiT5ForConditionalGeneration" in capsys.readouterr().err

@@ -42,6 +42,7 @@ MODELS = {
 }
 SEARCHES = {
     "greedy": {},
+    "greedy_other_pad": {"pad_token_id": 9},
     "greedy_min_new_tokens": {"min_new_tokens": 20},
     "sampling": {"do_sample": True, "top_k": 20, "num_return_sequences": 2},
     "beams": {"num_beams": 3},
