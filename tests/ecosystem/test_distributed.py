@@ -32,6 +32,8 @@ for case in sys.argv[2:]:
         assert getattr(weight, "_local_tensor", weight).shape[0] == alone.config.hidden_size // 2, case
     if dist.get_rank() == 0:
         print("equal", case, flush=True)
+dist.barrier()
+dist.destroy_process_group()  # its threads, still there at exit, can abort the process
 """
 CASES = (
     *("GPT-modern-tp", "GPT-classic-tp", "GPT-modern-fsdp", "GPT-modern-pp", "GPT-classic-pp"),

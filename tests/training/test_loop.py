@@ -314,6 +314,7 @@ same("fsdp", "resumed")
 if accelerator.is_main_process:
     trained.save_pretrained(f"{folder}/saved")
     json.dump(found, open(f"{folder}/found.json", "w"))
+torch.distributed.destroy_process_group()  # its threads, still there at exit, can abort the process
 """
 
 
