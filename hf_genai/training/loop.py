@@ -274,20 +274,19 @@ def train(
             if saved_now:
                 folder = save_checkpoint(accelerator, history, options.output_dir, step, settings)
                 if stopped:
-                    raise interrupted(stop, stopped, folder, step, options)
+                    raise interrupted(stopped, folder, step, options)
             began = time.perf_counter()
         bar.close()
         if validation is not None and options.max_steps not in history.evaluations:
             history.evaluations[options.max_steps] = evaluate(model, accelerator, validation, collate, size)
         if stopped := signal_of_any(accelerator, stop.received):  # in the last evaluation
             folder = save_checkpoint(accelerator, history, options.output_dir, options.max_steps, settings)
-            raise interrupted(stop, stopped, folder, options.max_steps, options)
+            raise interrupted(stopped, folder, options.max_steps, options)
     return history
 
 
-def interrupted(stop: StopOnSignal, number: int, folder: Path, step: int, options: LoopOptions) -> TrainingInterrupted:
+def interrupted(number: int, folder: Path, step: int, options: LoopOptions) -> TrainingInterrupted:
     """Return what ends a run that a signal stopped, its checkpoint being saved."""
-    stop.stopping = True
     return TrainingInterrupted(
         f"stopped by {signal.Signals(number).name} after step {step} of {options.max_steps}; {folder} is whole. Go on"
         " with the same command and --resume_from_checkpoint true",
