@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import GenerationConfig
 from transformers.generation import (
     EosTokenCriteria,
@@ -16,6 +16,8 @@ from transformers.generation import (
     StoppingCriteriaList,
 )
 from transformers.generation.configuration_utils import GenerationMode
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.integrations.fsdp import is_fsdp_managed_module
 
 from ..models.fast_path import fast_path_allowed
 from ..models.matmul import Linear, is_hooked
@@ -54,7 +56,8 @@ def fast_generate(
 
     transformers keeps `streamer`, `assistant_model` and `tokenizer` from a custom loop: text is not streamed here, no
     assistant is asked (its answers would be the same), and instead of `stop_strings` it takes
-    `stopping_criteria=[StopStringCriteria(tokenizer, strings)]`.
+    `stopping_criteria=[StopStringCriteria(tokenizer, strings)]`. With `return_dict_in_generate` the output holds
+    `sequences` and, of beams, `sequences_scores`; no cache comes with it.
 
     Args:
         dtype: in which the layers and the head multiply: "float32", or, for faster and slightly other results,
@@ -66,21 +69,33 @@ def fast_generate(
         ValueError: for a search, an output or a cache that it does not offer, and for a dtype that the model or the
             machine cannot decode in.
     """
-    check_options(generation_config, model_kwargs, synced_gpus)
+    sharded = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
+    check_options(generation_config, model_kwargs, synced_gpus or sharded)
     beams = generation_config.num_beams
     steps = choose_steps(model, model_kwargs, beams, dtype)
     pad, eos = generation_config._pad_token_tensor, generation_config._eos_token_tensor
-    custom = [c for c in stopping_criteria if not is_standard(c, generation_config.max_length, eos)]
+    # the caller's own criteria of length and end tokens stand in the place of the configuration's
+    ends = next((c for c in stopping_criteria if type(c) is EosTokenCriteria), None)
+    max_length = max(generation_config.max_length, stopping_criteria.max_length)
+    lengths = [c for c in stopping_criteria if type(c) is MaxLengthCriteria and c.max_length == max_length]
+    custom = [c for c in stopping_criteria if c not in (ends, *lengths)]
+    pad_id: int | None = 0 if pad is None else int(pad)
+    if beams > 1:
+        # transformers' fill: the pad token, unless that is token 0
+        pad_id = -1 if eos is None else pad_id or int(eos[0])
+    elif not any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria):
+        pad_id = None
     row_wise = not custom and all(type(p).__name__ in ROW_WISE for p in logits_processor)
     search = Search(
-        max_length=generation_config.max_length,
-        eos_ids=eos,
-        pad_id=0 if pad is None else int(pad),
+        max_length=max_length,
+        eos_ids=None if ends is None else ends.eos_token_id.to(input_ids.device),
+        pad_id=pad_id,
         process=logits_processor if len(logits_processor) else None,
         stop=StoppingCriteriaList(custom) if custom else None,
         rows_are_free=row_wise and not generation_config.do_sample,
         do_sample=generation_config.do_sample,
         beams=beams,
+        candidates=max(2, 1 + (0 if eos is None else len(eos))) * beams,
         length_penalty=generation_config.length_penalty,
         early_stopping=generation_config.early_stopping,
         texts_per_sentence=generation_config.num_return_sequences,
@@ -96,13 +111,6 @@ def fast_generate(
         return ids
     output = GenerateBeamEncoderDecoderOutput if encoder_decoder else GenerateBeamDecoderOnlyOutput
     return output(sequences=ids, sequences_scores=scores)
-
-
-def is_standard(criterion: Any, max_length: int, eos_ids: Tensor | None) -> bool:
-    """Whether a criterion says no more than the searches know: the length and the end tokens of the configuration."""
-    if type(criterion) is MaxLengthCriteria:
-        return criterion.max_length == max_length
-    return type(criterion) is EosTokenCriteria and eos_ids is not None and torch.equal(criterion.eos_token_id, eos_ids)
 
 
 def check_options(config: GenerationConfig, model_kwargs: dict[str, Any], synced_gpus: bool) -> None:
@@ -127,7 +135,10 @@ def check_options(config: GenerationConfig, model_kwargs: dict[str, Any], synced
     if past is not None and past.get_seq_length() > 0:
         raise ValueError(f"fast_generate starts from an empty cache, not from given past_key_values: {plain}")
     if synced_gpus:
-        raise ValueError(f"fast_generate does not keep several processes in step (synced_gpus=True): {plain}")
+        raise ValueError(
+            "fast_generate does not keep several processes in step, which synced_gpus=True and weights sharded by FSDP"
+            f" or DeepSpeed need: {plain}"
+        )
 
 
 def choose_steps(model: Any, model_kwargs: dict[str, Any], beams: int, dtype: str) -> Steps:

@@ -24,7 +24,8 @@ class Search:
     Args:
         max_length: of a text, prompt included.
         eos_ids: the tokens that end a text (E,), or None.
-        pad_id: what fills the rest of a text that has ended.
+        pad_id: what fills the rest of a text that has ended; None: such a text goes on until all have ended.
+        candidates: continuations of a sentence among which a beam search looks for those that go on.
         process: (ids (N, length), scores (N, V)) -> scores (N, V), or None.
         stop: (ids (N, length), scores) -> bool (N,), for criteria beyond length and end tokens, or None.
         rows_are_free: whether rows may leave the batch once they have ended, since nothing outside counts them.
@@ -32,12 +33,13 @@ class Search:
 
     max_length: int
     eos_ids: Tensor | None
-    pad_id: int
+    pad_id: int | None
     process: Callable[[Any, Any], Tensor] | None = None
     stop: Callable[[Any, Any], Tensor] | None = None
     rows_are_free: bool = True
     do_sample: bool = False
     beams: int = 1
+    candidates: int = 2
     length_penalty: float = 1.0
     early_stopping: bool | str = False
     texts_per_sentence: int = 1
@@ -84,7 +86,7 @@ def search_by_token(steps: Steps, input_ids: Tensor, model_kwargs: dict[str, Any
         input_ids: (B, P).
     """
     batch, length = input_ids.shape
-    texts = input_ids.new_full((batch, search.max_length), search.pad_id)
+    texts = input_ids.new_full((batch, search.max_length), search.pad_id or 0)
     texts[:, :length] = input_ids
     rows = torch.arange(batch, device=input_ids.device)  # of texts, that are still in the batch
     ended = torch.zeros(batch, dtype=torch.bool, device=input_ids.device)
@@ -97,7 +99,7 @@ def search_by_token(steps: Steps, input_ids: Tensor, model_kwargs: dict[str, Any
             tokens = torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1).squeeze(1)
         else:
             tokens = best(scores, 1)[1].squeeze(1)
-        if search.eos_ids is not None:
+        if search.pad_id is not None:
             tokens = tokens.masked_fill(ended, search.pad_id)
         current[:, length] = tokens
         length += 1
@@ -158,9 +160,8 @@ def search_by_beams(
     """
     width, prompt = search.beams, input_ids.shape[1]
     batch = len(input_ids) // width
-    # transformers' fill: the pad token, unless that is token 0
-    fill = -1 if search.eos_ids is None else search.pad_id or int(search.eos_ids[0])
-    texts = input_ids.new_full((batch, width, search.max_length), fill)
+    assert search.pad_id is not None
+    texts = input_ids.new_full((batch, width, search.max_length), search.pad_id)
     texts[:, :, :prompt] = input_ids.view(batch, width, prompt)
     scores = texts.new_zeros((batch, width), dtype=torch.float)
     scores[:, 1:] = UNREACHABLE  # at first all beams are the same: go on from one
@@ -168,7 +169,6 @@ def search_by_beams(
     results = Hypotheses(texts.clone(), nothing.long(), torch.full_like(scores, UNREACHABLE), nothing)
     sentences = torch.arange(batch, device=input_ids.device)  # that are still in the batch
     finished, hopeful = results.rows(sentences), ~nothing[:, :1]
-    candidates = max(2, 1 + (0 if search.eos_ids is None else len(search.eos_ids))) * width
     logits = steps.prefill(input_ids, model_kwargs)
     length = prompt
     while True:
@@ -177,7 +177,7 @@ def search_by_beams(
             log_probs = search.process(texts[:, :, :length].flatten(0, 1), log_probs)
         vocabulary = log_probs.shape[1]
         totals = (log_probs.view(len(texts), width, -1) + scores.unsqueeze(2)).flatten(1)  # (B, W * V)
-        totals, places = best(totals, candidates)
+        totals, places = best(totals, search.candidates)
         parents, tokens = places // vocabulary, places % vocabulary
         texts = pick(texts, parents)
         texts[:, :, length] = tokens
@@ -187,7 +187,7 @@ def search_by_beams(
             ends = torch.ones_like(ends)
 
         full = finished.real.all(1, keepdim=True) & (search.early_stopping is True)
-        ending = ends & (torch.arange(candidates, device=ends.device) < width)
+        ending = ends & (torch.arange(search.candidates, device=ends.device) < width)
         penalised = totals / (length - prompt) ** search.length_penalty
         for impossible in (full, ~hopeful, ~ending):
             penalised = penalised + impossible * UNREACHABLE

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
-from transformers.generation import LogitsProcessor, LogitsProcessorList, MaxLengthCriteria
+from transformers import AttentionInterface, StoppingCriteria, StoppingCriteriaList
+from transformers.generation import EosTokenCriteria, LogitsProcessor, LogitsProcessorList, MaxLengthCriteria
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from hf_genai import (
     GenaiGPTConfig,
@@ -45,6 +46,7 @@ SEARCHES = {
     "greedy_other_pad": {"pad_token_id": 9},
     "greedy_min_new_tokens": {"min_new_tokens": 20},
     "sampling": {"do_sample": True, "top_k": 20, "num_return_sequences": 2},
+    "sampling_of_all_tokens": {"do_sample": True, "top_k": 0, "num_return_sequences": 2},
     "beams": {"num_beams": 3},
     "beams_long": {"num_beams": 4, "num_return_sequences": 3, "length_penalty": 2.0},
     "beams_early": {"num_beams": 3, "early_stopping": True, "length_penalty": 0.3},
@@ -154,10 +156,41 @@ def test_a_layer_that_was_replaced_or_hooked_is_used():
     model.model.layers[0].mlp.register_forward_hook(lambda *_: calls.append(1))
     found = model.generate(**prompts(), max_new_tokens=9, min_new_tokens=9, custom_generate=fast_generate)
     assert len(calls) == 9 == found.shape[1] - 9
-    model = make("gpt")
-    model.model.layers[0].mlp.up_proj.__class__ = Doubled
-    wanted, found = both(model, **prompts())
+    for name in ("model.norm", "lm_head"):
+        model, calls = make("gpt"), []
+        model.get_submodule(name).register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        model.generate(**prompts(), max_new_tokens=9, min_new_tokens=9, custom_generate=fast_generate)
+        assert len(calls) == 9
+    for name in ("model.layers.0.mlp.up_proj", "lm_head"):
+        model = make("gpt")
+        model.get_submodule(name).__class__ = Doubled
+        wanted, found = both(model, **prompts(), repetition_penalty=1.2)  # else twice the scores would be the same
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_model_in_float64_under_autocast_or_reading_vectors_of_an_encoder_writes_the_same(beams):
+    wanted, found = both(make("gpt").double(), **prompts(), num_beams=beams)
     torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        wanted, found = both(make("gpt"), **prompts(), num_beams=beams)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    torch.manual_seed(0)
+    model, source = gpt(add_cross_attention=True).eval(), torch.randn(5, 6, 32)
+    wanted, found = both(model, **prompts(), encoder_hidden_states=source, num_beams=beams)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    assert not torch.equal(wanted, both(model, **prompts(), num_beams=beams)[0])
+
+
+def test_an_attention_of_the_caller_is_used():
+    calls = []
+    AttentionInterface.register(
+        "counted", lambda *args, **options: (calls.append(1), sdpa_attention_forward(*args, **options))[1]
+    )
+    model = make("gpt")
+    model.set_attn_implementation("counted")
+    model.generate(**prompts(), max_new_tokens=9, min_new_tokens=9, custom_generate=fast_generate)
+    assert len(calls) == 9 * model.config.num_hidden_layers
 
 
 class StopAfter(StoppingCriteria):
@@ -165,6 +198,13 @@ class StopAfter(StoppingCriteria):
 
     def __call__(self, input_ids, scores, **kwargs):
         return (torch.arange(len(input_ids)) + 15 < input_ids.shape[1]) | (input_ids[:, -1] == 50)
+
+
+class StopEarlier(MaxLengthCriteria):
+    """Says more than the class that it is made from."""
+
+    def __call__(self, input_ids, scores, **kwargs):
+        return input_ids[:, -1] % 7 == 0
 
 
 class NoToken(LogitsProcessor):
@@ -180,13 +220,25 @@ class NoToken(LogitsProcessor):
 def test_criteria_and_processors_of_the_caller_are_obeyed(beams):
     for options in (
         {"stopping_criteria": StoppingCriteriaList([StopAfter()])},
+        {"stopping_criteria": StoppingCriteriaList([StopAfter()]), "eos_token_id": None},
+        {"stopping_criteria": StoppingCriteriaList([StopEarlier(9 + 45)])},
         {"stopping_criteria": StoppingCriteriaList([MaxLengthCriteria(17)])},
+        # instead of the four end tokens of the model
+        {"stopping_criteria": StoppingCriteriaList([EosTokenCriteria([50, 60, 70])]), "pad_token_id": 9},
+        {"stopping_criteria": StoppingCriteriaList([EosTokenCriteria([50, 60, 70])]), "eos_token_id": None},
         {"logits_processor": LogitsProcessorList([NoToken()])},
         {"prefix_allowed_tokens_fn": lambda batch, ids: list(range(2 + batch, 60))},
     ):
         model = make("gpt")
         wanted, found = both(model, **prompts(), num_beams=beams, **options)
         torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
+def test_a_length_of_the_caller_beyond_the_configured_one_is_reached():
+    longer = StoppingCriteriaList([MaxLengthCriteria(40)])
+    wanted, found = both(make("gpt"), **prompts(), max_new_tokens=5, eos_token_id=None, stopping_criteria=longer)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    assert found.shape[1] == 40
 
 
 def test_outputs_as_a_dictionary_hold_texts_and_scores():
@@ -198,13 +250,19 @@ def test_outputs_as_a_dictionary_hold_texts_and_scores():
         assert type(found) is type(wanted)
         torch.testing.assert_close(found.sequences, wanted.sequences)
         torch.testing.assert_close(found.sequences_scores, wanted.sequences_scores)
+        options["num_beams"] = 1
+        found, wanted = model.generate(**options, custom_generate=fast_generate), model.generate(**options)
+        assert type(found) is type(wanted)
+        torch.testing.assert_close(found.sequences, wanted.sequences)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"output_scores": True, "return_dict_in_generate": True}, "keeps no scores"),
+        ({"output_logits": True, "return_dict_in_generate": True}, "keeps no logits"),
         ({"output_attentions": True, "return_dict_in_generate": True}, "keeps no attentions"),
+        ({"output_hidden_states": True, "return_dict_in_generate": True}, "keeps no hidden_states"),
         ({"num_beams": 2, "do_sample": True}, "not beam_sample"),
         ({"prompt_lookup_num_tokens": 3}, "not assisted_generation"),
         ({"cache_implementation": "static"}, "cache_implementation"),
@@ -224,6 +282,12 @@ def test_a_cache_that_was_begun_is_refused():
     longer = {name: torch.cat([value, torch.ones_like(value[:, :1])], 1) for name, value in given.items()}
     with pytest.raises(ValueError, match="starts from an empty cache"):
         model.generate(**longer, past_key_values=cache, max_new_tokens=5, custom_generate=fast_generate)
+
+
+def test_weights_that_several_processes_share_are_refused(monkeypatch):
+    monkeypatch.setattr(generate, "is_fsdp_managed_module", lambda model: True)
+    with pytest.raises(ValueError, match="several processes in step.*FSDP"):
+        make("gpt").generate(**prompts(), max_new_tokens=5, custom_generate=fast_generate)
 
 
 def test_a_dtype_that_a_model_cannot_have_is_refused():
