@@ -201,8 +201,8 @@ def search_by_beams(
         longest = length - prompt
         if search.early_stopping == "never" and search.length_penalty > 0:
             longest = search.max_length - prompt
-        worst = finished.scores.amin(1, keepdim=True).where(finished.real, torch.tensor(UNREACHABLE))
-        hopeful = hopeful & (scores[:, :1] / longest**search.length_penalty > worst).any(1, keepdim=True)
+        worst = finished.scores.amin(1, keepdim=True)
+        hopeful = hopeful & (scores[:, :1] / longest**search.length_penalty > worst)
         done = ~hopeful.squeeze(1)
         if search.early_stopping is True:
             done = done | finished.real.all(1)

@@ -50,6 +50,11 @@ SEARCHES = {
     "beams": {"num_beams": 3},
     "beams_long": {"num_beams": 4, "num_return_sequences": 3, "length_penalty": 2.0},
     "beams_early": {"num_beams": 3, "early_stopping": True, "length_penalty": 0.3},
+    # a processor keeps sentences that are full in the batch
+    "beams_full": {
+        **{"num_beams": 3, "early_stopping": True, "length_penalty": 3.0, "repetition_penalty": 1.3},
+        **{"eos_token_id": [2, *range(50, 97)], "num_return_sequences": 3},
+    },
     "beams_never": {"num_beams": 2, "early_stopping": "never", "max_length": 40},
     "beams_processed": {"num_beams": 3, "no_repeat_ngram_size": 2, "repetition_penalty": 1.3},
 }
@@ -232,6 +237,27 @@ def test_criteria_and_processors_of_the_caller_are_obeyed(beams):
         model = make("gpt")
         wanted, found = both(model, **prompts(), num_beams=beams, **options)
         torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
+class Language(LogitsProcessor):
+    """Scores by place and last token, whatever the model says: twenty tokens, of which three end a text."""
+
+    def __init__(self):
+        self.table = torch.randn(64, 97, 97, generator=torch.Generator().manual_seed(3)) * 2.5
+        self.table[:, :, 20:] = -50
+
+    def __call__(self, input_ids, scores):
+        return self.table[input_ids.shape[1], input_ids[:, -1]].log_softmax(-1)
+
+
+@pytest.mark.parametrize("early_stopping", [True, False, "never"])
+@pytest.mark.parametrize("length_penalty", [-0.5, 0.0, 2.0])
+def test_beams_that_end_often_stop_when_those_of_transformers_do(early_stopping, length_penalty):
+    options = {"early_stopping": early_stopping, "length_penalty": length_penalty, "max_new_tokens": 12}
+    options |= {"num_beams": 2, "num_return_sequences": 2, "eos_token_id": [2, 3, 4]}
+    processors = LogitsProcessorList([Language()])
+    wanted, found = both(make("gpt"), **prompts(4), **options, logits_processor=processors)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
 
 
 def test_a_length_of_the_caller_beyond_the_configured_one_is_reached():
