@@ -140,6 +140,19 @@ def test_a_decoder_that_is_given_a_beginning_goes_on_from_it():
         torch.testing.assert_close(found, wanted, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("kind", ["learned", "sinusoidal", "rotary", "relative_bias"])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_beginnings_of_several_lengths_are_padded_on_the_left(kind, beams):
+    torch.manual_seed(0)
+    model = t5(position_embedding_type=kind).eval()
+    start = torch.tensor([[1, 7, 8], [0, 1, 9], [0, 0, 1], [1, 20, 21], [0, 1, 30]])
+    options = {"decoder_input_ids": start, "decoder_attention_mask": (start > 0).long(), "num_beams": beams}
+    wanted, found = both(model, **prompts(), **options)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    del options["decoder_attention_mask"]
+    assert not torch.equal(wanted, both(model, **prompts(), **options)[0])
+
+
 def test_packed_weights_follow_the_model():
     model = make("gpt")
     both(model, **prompts())
@@ -174,8 +187,10 @@ def test_a_layer_that_was_replaced_or_hooked_is_used():
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_a_model_in_float64_under_autocast_or_reading_vectors_of_an_encoder_writes_the_same(beams):
+def test_a_model_in_another_dtype_under_autocast_or_reading_vectors_of_an_encoder_writes_the_same(beams):
     wanted, found = both(make("gpt").double(), **prompts(), num_beams=beams)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    wanted, found = both(make("rnn").bfloat16(), **prompts(), num_beams=beams, max_new_tokens=80, eos_token_id=None)
     torch.testing.assert_close(found, wanted, rtol=0, atol=0)
     with torch.autocast("cpu", torch.bfloat16):
         wanted, found = both(make("gpt"), **prompts(), num_beams=beams)
