@@ -176,7 +176,7 @@ def why_not_packed(model: Any, model_kwargs: dict[str, Any]) -> str | None:
         return "packed steps need float32 weights on a CPU, without autocast or sharding"
     if model.config._attn_implementation not in ("sdpa", "eager"):
         return f"packed steps replace attn_implementation 'sdpa' or 'eager', not {model.config._attn_implementation!r}"
-    known = type(model.lm_head) in (Linear, nn.Linear) and steppable(stack.layers, stack.config)
+    known = type(model.lm_head) in (Linear, nn.Linear) and steppable(stack.layers)
     if not known or any(is_hooked(module) for module in model.modules()):
         return "a layer was replaced or is hooked (an adapter, a quantised layer, a recorder)"
     return None

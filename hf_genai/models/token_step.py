@@ -151,10 +151,8 @@ def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return mask if mask is None or mask.dtype != torch.bool else additive_mask(mask, dtype)
 
 
-def steppable(layers: nn.ModuleList, config) -> bool:
-    """Whether `StepLayers` computes what these layers do: known parts, none hooked, one activation for all."""
-    if config.attention_type == "additive":
-        return False
+def steppable(layers: nn.ModuleList) -> bool:
+    """Whether `StepLayers` computes what these layers do: known parts, none hooked."""
     parts = [module for layer in layers for module in layer.modules()]
     return all((type(part) in KNOWN or isinstance(part, NORMS_AND_DROPOUT)) and not is_hooked(part) for part in parts)
 
@@ -260,7 +258,7 @@ def cached_step(
     step = _steps.get(cache, 0)
     if isinstance(step, int):
         _steps[cache] = step + 1
-        if step < WARM_UP_STEPS or not steppable(layers, config):
+        if step < WARM_UP_STEPS or not steppable(layers):
             return None
         step = _steps[cache] = CachedStep(layers, config)
     return step if len(step.steps.layers) == len(own.layers) and step.usable() else None
