@@ -154,10 +154,13 @@ def test_beginnings_of_several_lengths_are_padded_on_the_left(kind, beams):
 
 
 def test_packed_weights_follow_the_model():
-    model = make("gpt")
+    model = gpt(tie_word_embeddings=False).eval()
     both(model, **prompts())
-    weight = model.model.layers[0].mlp.up_proj.weight
-    for change in (lambda: weight.mul_(-3), lambda: weight.data.mul_(-2)):
+    weight, head = model.model.layers[0].mlp.up_proj.weight, model.lm_head.weight
+    for change in (
+        *(lambda: weight.mul_(-3), lambda: weight.data.mul_(-2), lambda: head.mul_(-1)),
+        *(weight.round_, lambda: weight.copy_(weight.flip(1))),  # whole numbers in another order have the same sum
+    ):
         with torch.no_grad():
             change()
         wanted, found = both(model, **prompts())
@@ -203,14 +206,22 @@ def test_a_model_in_another_dtype_under_autocast_or_reading_vectors_of_an_encode
 
 
 def test_an_attention_of_the_caller_is_used():
-    calls = []
+    calls: list[int] = []
     AttentionInterface.register(
         "counted", lambda *args, **options: (calls.append(1), sdpa_attention_forward(*args, **options))[1]
     )
     model = make("gpt")
     model.set_attn_implementation("counted")
-    model.generate(**prompts(), max_new_tokens=9, min_new_tokens=9, custom_generate=fast_generate)
-    assert len(calls) == 9 * model.config.num_hidden_layers
+    for loop in (None, fast_generate):
+        calls.clear()
+        model.generate(**prompts(), max_new_tokens=9, min_new_tokens=9, custom_generate=loop)
+        assert len(calls) == 9 * model.config.num_hidden_layers
+
+
+def test_a_score_that_packed_steps_do_not_know_is_left_to_the_model():
+    torch.manual_seed(0)
+    wanted, found = both(gpt(attention_type="additive").eval(), **prompts())
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
 
 
 class StopAfter(StoppingCriteria):

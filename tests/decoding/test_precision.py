@@ -62,3 +62,6 @@ def test_a_machine_without_the_products_is_told_what_to_do(monkeypatch):
     monkeypatch.setattr(weights, "packing_works", lambda dtype: False)
     with pytest.raises(ValueError, match="bfloat16.*use float32"):
         packer("bfloat16")
+    monkeypatch.setattr(torch.backends.quantized, "engine", "qnnpack")
+    with pytest.raises(ValueError, match="int8.*not torch .* with 'qnnpack': use float32"):
+        packer("int8")

@@ -103,7 +103,7 @@ def test_what_is_remembered_of_the_source_follows_rows_that_cross_sentences():
     kept = layer.memory[0]
     layer.reorder_cache(torch.tensor([1, 0, 3, 3]))
     assert layer.memory[0] is kept, "beams that stay with their sentence move no memory"
-    for order in ([2, 3, 0, 1], [0, 2, 2, 3], [1, 1, 1, 1]):
+    for order, then in (([2, 3, 0, 1], [3, 2, 1, 0]), ([0, 2, 1, 3], [1, 0, 3, 2]), ([1, 1, 1, 1], [3, 2, 1, 0])):
         layer = remembering(sources)
         layer.memory_mask[2:, 1] = False
         mask = layer.memory_mask
@@ -111,8 +111,8 @@ def test_what_is_remembered_of_the_source_follows_rows_that_cross_sentences():
         assert torch.equal(layer.memory[0], sources[order])
         assert torch.equal(layer.memory[1], 2 * sources[order])
         assert torch.equal(layer.memory_mask, mask[order])
-        layer.reorder_cache(torch.tensor([3, 2, 1, 0]))
-        assert torch.equal(layer.memory[0], sources[order][[3, 2, 1, 0]])
+        layer.reorder_cache(torch.tensor(then))
+        assert torch.equal(layer.memory[0], sources[order][then])
 
 
 def test_equal_vectors_under_different_masks_are_different_sources():
@@ -137,7 +137,9 @@ def test_repeated_and_selected_sources_are_told_apart_still(repeats):
 def test_reset_forgets_everything():
     layer, _ = filled(record=True)
     layer.remember(torch.ones(ROWS, 2, dtype=torch.bool), torch.randn(ROWS, 2, SIZE))
+    layer.packed = torch.randn(SIZE, 7)
     layer.reset()
+    assert layer.packed is None
     assert (layer.state, layer.memory_mask, layer.source, layer.memory, layer.trail) == (None, None, None, (), [])
     assert layer.get_seq_length() == 0
     assert not layer.is_initialized

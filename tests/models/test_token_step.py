@@ -93,6 +93,13 @@ def test_generation_by_steps_writes_what_the_layers_write(name, beams, steps_mad
     assert len(wanted.unique()) > 4
 
 
+def test_keys_find_room_in_a_long_text():
+    options = {**prompts(), "max_new_tokens": 90, "do_sample": False, "eos_token_id": None}
+    found = gpt().generate(**options)
+    with plain_kernels():
+        assert torch.equal(found, gpt().generate(**options))
+
+
 def warmed_up(model):
     """A cache that has its step, and the next token."""
     cache = DynamicCache(config=model.config)
@@ -142,6 +149,27 @@ def test_a_hook_on_a_layer_is_called_in_each_step():
     model(token, past_key_values=cache)
     assert len(calls) == 2
     assert len(model(token, past_key_values=cache, output_hidden_states=True).hidden_states) == 3
+
+
+@torch.no_grad()
+def test_steps_leave_dropout_and_replaced_layers_alone():
+    class Doubled(torch.nn.Linear):
+        def forward(self, input):
+            return 2 * super().forward(input)
+
+    model = gpt(hidden_dropout_prob=0.5)
+    model.model.layers[0].mlp.up_proj.__class__ = Doubled
+    options = {**prompts(), "max_new_tokens": 20, "do_sample": False}
+    found = model.generate(**options)
+    with plain_kernels():
+        assert torch.equal(found, model.generate(**options))
+    model = gpt(hidden_dropout_prob=0.5)
+    cache, token = warmed_up(model)
+    twin = copy.deepcopy(cache)
+    model.model.layers.train()
+    found = model(token, past_key_values=cache).logits
+    model.eval()
+    assert not torch.allclose(found, model(token, past_key_values=twin).logits, atol=1e-2)
 
 
 def test_steps_leave_gradients_alone():
