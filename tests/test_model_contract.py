@@ -120,6 +120,23 @@ def test_every_parameter_gets_a_gradient(case):
     assert [name for name, gradient in found.items() if gradient.abs().max() == 0] == []
 
 
+@each_that(lambda case: case.has_head and case.kind != "pretraining")
+def test_vmap_gives_the_gradients_of_each_row(case):
+    model, batch = case.loud_model(std=0.3).train(), case.batch(labels=True)
+    batch = {name: values for name, values in batch.items() if not name.endswith("mask")}
+
+    def loss(parameters, row):
+        row = {name: values.unsqueeze(0) for name, values in row.items()}
+        return torch.func.functional_call(model, parameters, (), row).loss
+
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    how = {"in_dims": (None, 0), "randomness": "different"}
+    found = torch.func.vmap(torch.func.grad(loss), **how)(parameters, batch)
+    for row in range(BATCH):
+        alone = gradients(case, model, {name: values[row : row + 1] for name, values in batch.items()})
+        assert_close({name: values[row] for name, values in found.items()}, alone)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @each
 def test_padding_changes_nothing(case, side):

@@ -83,7 +83,7 @@ class BertStack(GenaiBertPreTrainedModel, TransformerStack):
         text = input_ids if inputs_embeds is None else inputs_embeds
         real = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
         if input_ids is not None:
-            real &= input_ids != self.config.pad_token_id
+            real = real & (input_ids != self.config.pad_token_id)
         if attention_mask is not None and attention_mask.ndim == 2:
             length = real.shape[1]
             real &= attention_mask[:, -length:].bool()

@@ -221,7 +221,7 @@ class GenaiT5ForConditionalGeneration(LanguageModelHead, GenaiT5PreTrainedModel,
             check_labels(labels, self.config.vocab_size)
             if decoder_input_ids is None and decoder_inputs_embeds is None:
                 decoder_input_ids = self.shift_right(labels)
-                if decoder_attention_mask is None and self.skips_logits(labels, skip_logits):
+                if decoder_attention_mask is None and self.skips_logits(labels, skip_logits) and readable(labels):
                     # nothing is read off the places behind the last label: they are padding
                     decoder_attention_mask = (labels != -100).flip(1).long().cumsum(1).flip(1).clamp(max=1)
                     decoder_attention_mask[:, 0] = 1

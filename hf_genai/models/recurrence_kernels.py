@@ -484,4 +484,4 @@ def softmax_backward_(grad: Tensor, weights: Tensor) -> Tensor:
 
 def mask_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """0 where the mask is True, -inf where it is False."""
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
+    return torch.zeros((), dtype=dtype, device=mask.device).masked_fill(~mask, float("-inf"))

@@ -67,8 +67,11 @@ def size_of(module: nn.Module, name: str) -> int:
 
 
 def readable(x: Tensor) -> bool:
-    """Whether the numbers of a tensor may be looked at: not while a graph is recorded, nor where there are none."""
-    return x.device.type != "meta" and not is_tracing(x)
+    """Whether the numbers of a tensor may be looked at.
+
+    Not while a graph is recorded, nor where there are none, nor where `torch.vmap` shows one row for all.
+    """
+    return x.device.type != "meta" and not is_tracing(x) and not torch._C._are_functorch_transforms_active()
 
 
 def check_ids(name: str, ids: Tensor, vocab_size: int) -> None:
