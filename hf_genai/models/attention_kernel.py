@@ -12,9 +12,8 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from .fast_path import needs_gradient
+from .fast_path import needs_gradient, once_differentiable
 from .matmul import batched_product
 from .transformer_kernels import BLOCK, Coins, on_cpu
 from .varlen_attention import by_group, grouped

@@ -5,8 +5,9 @@ Every kernel of this library has a plain twin that computes the same with ordina
 without a second derivative.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 
 import torch
 from torch import Tensor
@@ -24,6 +25,40 @@ def plain_kernels() -> Iterator[None]:
         yield
     finally:
         _plain -= 1
+
+
+class _Refuse(torch.autograd.Function):
+    """Gradients as they are, which cannot be differentiated."""
+
+    @staticmethod
+    def forward(ctx, *grads):
+        return grads
+
+    @staticmethod
+    def backward(ctx, *grads):
+        raise RuntimeError(
+            "this gradient was made by a kernel, which has no second derivative: run the forward pass within"
+            f" `{__name__}.plain_kernels()`"
+        )
+
+
+def once_differentiable(backward: Callable) -> Callable:
+    """As torch's, with an error that says what helps, and also at the end of a graph.
+
+    There torch's own takes what comes in, the 1 that is the gradient of a loss, for all that the gradient depends on:
+    it hands out constants, and a penalty on them would silently do nothing.
+    """
+
+    @wraps(backward)
+    def refused_twice(ctx, *grads):
+        with torch.no_grad():
+            found = backward(ctx, *grads)
+        if not torch.is_grad_enabled():
+            return found
+        found = found if isinstance(found, tuple) else (found,)
+        return _Refuse.apply(*(None if grad is None else grad.detach().requires_grad_() for grad in found))
+
+    return refused_twice
 
 
 def needs_gradient(*tensors: Tensor | None) -> bool:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .fast_path import fast_path_allowed, needs_gradient
+from .fast_path import fast_path_allowed, needs_gradient, once_differentiable
 from .matmul import matmul
 
 
@@ -125,7 +125,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx, loss_grad):
         hidden, weight, bias = ctx.saved_tensors
         grads = hidden * loss_grad, weight.t().contiguous().mul_(loss_grad), None if bias is None else bias * loss_grad

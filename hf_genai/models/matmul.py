@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .fast_path import fast_path_allowed, needs_gradient
+from .fast_path import fast_path_allowed, needs_gradient, once_differentiable
 
 # Below these rows and multiplications the call costs more than the better product brings.
 SMALLEST_ROWS, SMALLEST_PRODUCT = 24, 2**22
@@ -137,7 +137,7 @@ class _Split(torch.autograd.Function):
         return x.split(sizes, -1)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx, *grads):
         first, strides = grads[0], torch.empty(ctx.shape, device="meta").stride()
         place = first.storage_offset()
@@ -156,7 +156,7 @@ class _Linear(torch.autograd.Function):
         return _multiply(_onednn(), x, weight.t(), bias)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad

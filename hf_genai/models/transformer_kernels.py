@@ -16,9 +16,8 @@ import torch
 import torch.nn.functional as F
 from numpy.random.bit_generator import ISeedSequence
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from .fast_path import fast_path_allowed, needs_gradient
+from .fast_path import fast_path_allowed, needs_gradient, once_differentiable
 
 # Floats that stay in a core's own cache while a few operations pass over them one after the other.
 BLOCK = 2**16

@@ -11,6 +11,7 @@ from torch import nn
 from hf_genai.models import attention_kernel, matmul
 from hf_genai.models.attention_kernel import train_attention
 from hf_genai.models.fast_path import fast_path_allowed, plain_kernels
+from hf_genai.models.linear_cross_entropy import linear_cross_entropy
 from hf_genai.models.matmul import Linear, project, together
 from hf_genai.models.positions import rotate
 from hf_genai.models.transformer_kernels import (
@@ -89,10 +90,29 @@ def test_second_derivatives_are_refused_by_kernels_and_given_by_the_plain_twins(
         return x.grad
 
     if name != "rms_norm":  # its test calls autograd inside
-        with pytest.raises(RuntimeError, match="once_differentiable"):
+        with pytest.raises(RuntimeError, match="plain_kernels"):
             twice()
         with plain_kernels():
             assert torch.isfinite(twice()).all()
+
+
+def test_a_kernel_at_the_end_of_a_graph_does_not_hand_out_gradients_as_constants():
+    """What comes in there is the 1 that is the gradient of a loss, which depends on nothing."""
+    weight, hidden, labels = leaf(9, D), leaf(T, D), torch.arange(T)
+
+    def penalty():
+        loss = linear_cross_entropy(hidden, weight, labels)
+        (loss + torch.autograd.grad(loss, weight, create_graph=True)[0].square().sum()).backward()
+        return weight.grad
+
+    with pytest.raises(RuntimeError, match="plain_kernels"):
+        penalty()
+    weight.grad = None
+    with plain_kernels():
+        found = penalty()
+    loss = F.cross_entropy(hidden @ weight.T, labels)
+    loss = loss + torch.autograd.grad(loss, weight, create_graph=True)[0].square().sum()
+    torch.testing.assert_close(found, torch.autograd.grad(loss, weight)[0])
 
 
 @pytest.mark.parametrize("name", [name for name in KERNELS if name != "rms_norm"])
