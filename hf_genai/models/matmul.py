@@ -220,4 +220,9 @@ def project(x: Tensor, *maps: nn.Module) -> Sequence[Tensor]:
 def is_hooked(module: nn.Module) -> bool:
     """Whether calling the module does more than its own forward: a hook, or another forward in its place."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) or "forward" in vars(module)
+    return any(hooks) or "forward" in vars(module) or hooks_on_all()
+
+
+def hooks_on_all() -> bool:
+    """Whether somebody watches every call of every module (`register_module_forward_hook`)."""
+    return bool(nn.modules.module._has_any_global_hook())

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .matmul import hooks_on_all
+
 # Texts alike: query length, key length, how many
 Group = tuple[int, int, int]
 # Hooks of these do not care about the shape of what passes.
@@ -137,7 +139,7 @@ def is_watched(module: nn.Module) -> bool:
     """Whether somebody's hook sees what this module is given and gives."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     own = itertools.chain.from_iterable(found.values() for found in hooks)
-    return any(not getattr(hook, "__module__", "").startswith(HARMLESS_HOOKS) for hook in own)
+    return hooks_on_all() or any(not getattr(hook, "__module__", "").startswith(HARMLESS_HOOKS) for hook in own)
 
 
 def flash_packed(position_ids: Tensor) -> dict[str, Any]:

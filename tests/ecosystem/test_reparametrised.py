@@ -58,3 +58,29 @@ def test_a_hook_on_the_head_sees_every_logit_of_the_training(name):
     model(**batch)
     assert [logits.shape[-1] for logits in seen] == [model.config.vocab_size]
     assert seen[0].shape[:-1].numel() >= (batch["labels"] != -100).sum()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_hook_on_all_modules_sees_each_linear_map_and_may_change_what_it_gives(name):
+    """As a profiler's; a hook on one module is the plain way."""
+    case = CASES[name]
+    model, batch, seen = case.loud_model(std=0.3).train(), case.batch("right", labels=True), set()
+    plain = model(**batch).loss
+    maps = {module: name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    twice = {module: module.register_forward_hook(lambda module, given, made: 2 * made) for module in maps}
+    expected = model(**batch).loss
+    for hook in twice.values():
+        hook.remove()
+
+    def double(module, given, made):
+        seen.add(module)
+        return 2 * made if module in maps else None
+
+    hook = nn.modules.module.register_module_forward_hook(double)
+    try:
+        found = model(**batch).loss
+    finally:
+        hook.remove()
+    assert [name for module, name in maps.items() if module not in seen] == []
+    torch.testing.assert_close(found, expected)
+    assert abs(found - plain) > 1e-3
