@@ -25,7 +25,7 @@ class CardData:
         base_model: Name on the Hub of the model that was trained further.
         languages: Language codes, source first.
         repo_id: The model's name on the Hub, if it is known; else the folder's name, which `push` replaces.
-        usage: Code in which MODEL_ID stands for the model (see `usage_snippet`).
+        usage: Code in which MODEL_ID stands for the model; `push` gives a line `model_id = "MODEL_ID"` the name there.
         usage_output: What the code printed. None: `save_for_hub` runs the code on the saved folder.
         data_synthetic: True: made by a program. False: written by people. None: not known.
         dataset_id: Name of the data set on the Hub, only if it lies there.

@@ -39,8 +39,9 @@ def flat_settings(given: dict[str, Any]) -> dict[str, Any]:
 
 _TAGGING = """from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("MODEL_ID", trust_remote_code=True)
-model = AutoModelForTokenClassification.from_pretrained("MODEL_ID", trust_remote_code=True)
+model_id = "MODEL_ID"
+tokenizer = AutoTokenizer.from_pretrained(model_id, trust_remote_code=True)
+model = AutoModelForTokenClassification.from_pretrained(model_id, trust_remote_code=True)
 words = {words}
 inputs = tokenizer(words, is_split_into_words=True, return_tensors="pt")
 places = inputs.word_ids()  # the tag of a word stands at its first token
@@ -84,8 +85,8 @@ def pipeline_usage(
         given, call = repr(example["messages"]), call + "[-1]['content']"
     else:
         given = repr(samples[0][0][: 300 if task == "summarization" else 60].strip())
-    lines = [f"from {package} import pipeline", ""]
-    lines.append(f'model = pipeline("{task}", model="MODEL_ID", trust_remote_code=True)')
+    lines = [f"from {package} import pipeline", "", 'model_id = "MODEL_ID"']
+    lines.append(f'model = pipeline("{task}", model=model_id, trust_remote_code=True)')
     lines.append(f"print({call.format(given=given)})")
     return "\n".join(lines)
 

@@ -97,6 +97,7 @@ def test_each_task_ends_in_a_folder_with_scores_baselines_and_samples(task, tmp_
         assert tmp_path.parts[1] + "/" not in (tmp_path / "run" / name).read_text("utf-8"), name
     assert f"hf-genai train {task} --data {task}.jsonl" in card
     assert "MODEL_ID" not in card and "Its output, on the saved model" in card
+    assert 'model_id = "run"' in card  # the line that `push` gives the name on the Hub
     config = AutoConfig.from_pretrained(tmp_path / "run")
     if task == "tagging":  # words come back whole, and not in pieces
         known = {word for row in rows_of(task) for word in row["tokens"]}
