@@ -143,7 +143,8 @@ def main(argv: list[str] | None = None) -> dict:
     card = card_of_finetuning(arguments, results, texts, task)
     save_for_hub(folder, model, tokenizer, card, attachments=[f"{folder}/results.json"], overwrite=True)
     if publish:
-        push(folder, training.hub_model_id, private=bool(training.hub_private_repo), token=training.hub_token)
+        private, revision = bool(training.hub_private_repo), training.hub_revision
+        push(folder, training.hub_model_id, private=private, token=training.hub_token, revision=revision)
     return {**results, "output_dir": folder}
 
 

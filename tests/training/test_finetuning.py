@@ -516,3 +516,13 @@ def test_questions_about_one_text_stand_in_one_split(tmp_path):
     sets = [set(split["context"]) for split in (loaded.train, loaded.validation, loaded.test)]
     assert not sets[0] & sets[1] and not sets[0] & sets[2]
     assert isinstance(loaded.train, Dataset) and len(loaded.train) == 2 * len(sets[0])
+
+
+def test_a_push_gets_the_name_the_token_and_the_revision(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(recipe, "push", lambda *args, **options: calls.append((args, options)))
+    hub = ["--push_to_hub", "--hub_model_id", "me/tags", "--hub_token", "secret", "--hub_revision", "trial"]
+    run("tagging", tmp_path / "run", *hub, "--hub_private_repo", "true")
+    options = {"private": True, "token": "secret", "revision": "trial"}
+    assert calls == [((str(tmp_path / "run"), "me/tags"), options)]
+    assert "secret" not in (tmp_path / "run" / "results.json").read_text("utf-8")
