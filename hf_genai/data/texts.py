@@ -156,7 +156,8 @@ def load_texts(
     if max_rows is not None and len(kept["train"]) > max_rows:
         kept["train"] = kept["train"].shuffle(seed=seed).select(range(max_rows))
     if not len(kept["train"]):
-        raise ValueError(f"{provenance.name}: no row is left to train on ({_report(data)})")
+        why = _report(data) or f"all are held out: rows of one {key} stay together"
+        raise ValueError(f"{provenance.name}: no row is left to train on ({why})")
     data.train, data.validation, data.test = (kept[split] for split in SPLITS)
     if any(data.left_out.values()):
         logger.warning("%s: rows were left out: %s", provenance.name, _report(data))

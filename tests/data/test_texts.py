@@ -51,6 +51,12 @@ def test_labelled_rows_keep_their_columns_and_lose_what_has_no_text(tmp_path):
     assert dict(data.left_out["train"]) == {"empty": 1, "missing": 1}
 
 
+def test_rows_that_share_a_text_may_leave_nothing_to_train_on(tmp_path):
+    (tmp_path / "rows.csv").write_text("text,label\n" + "same text,a\nsame text,b\n" * 9)
+    with pytest.raises(ValueError, match="left to train on .all are held out: rows of one text stay together"):
+        load_texts(tmp_path / "rows.csv", columns=["text", "label"], validation=0.2, test=0.7)
+
+
 def test_a_file_of_its_own_to_validate_on_takes_its_texts_out_of_training(tmp_path):
     train = write(tmp_path / "train.jsonl", [{"text": f"text {number}"} for number in range(10)])
     valid = write(tmp_path / "valid.jsonl", [{"text": "text 3"}, {"text": "text 4"}, {"text": "new"}, {"text": "new"}])
