@@ -303,7 +303,7 @@ def test_a_run_of_several_processes_says_so_in_command_and_hardware():
     from hf_genai.training.results import bare, command, hardware
 
     words = command(["rnn.yaml", "--seed", "3"], 2)
-    assert words == "accelerate launch --num_processes 2 -m hf_genai.cli train rnn.yaml --seed 3"
+    assert words == "torchrun --nproc_per_node 2 -m hf_genai.cli train rnn.yaml --seed 3"
     assert command(["rnn.yaml"]) == "hf-genai train rnn.yaml"
     private = ["--data=/srv/me/a.tsv", "--data", "/srv/me/b.tsv", "--seed=3"]
     assert command(private) == "hf-genai train --data=a.tsv --data b.tsv --seed=3"

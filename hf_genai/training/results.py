@@ -202,7 +202,7 @@ def command(argv: Sequence[str], processes: int = 1) -> str:
     shipped = {str(path): name for name, path in shipped_configs().items()}
     launch = ["hf-genai"]
     if processes > 1:
-        launch = ["accelerate", "launch", "--num_processes", str(processes), "-m", "hf_genai.cli"]
+        launch = ["torchrun", "--nproc_per_node", str(processes), "-m", "hf_genai.cli"]  # on CPUs too
     return shlex.join([*launch, "train", *(shipped.get(str(Path(word).resolve()), bare(word)) for word in argv)])
 
 
