@@ -113,6 +113,21 @@ def test_a_config_of_ones_own_names_its_recipe(tmp_path, monkeypatch):
     assert seen == ["train_seq2seq", [str(config), "--seed", "3"]]
 
 
+def test_a_recipe_of_several_processes_ends_their_group(tmp_path, monkeypatch):
+    from torch import distributed
+
+    from hf_genai import training
+
+    def main(argv):
+        distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+        return {}
+
+    monkeypatch.setattr(training, "load_recipe", lambda name: type("Recipe", (), {"main": staticmethod(main)}))
+    (tmp_path / "mine.yaml").write_text("recipe: train_seq2seq\n")
+    run_recipe(tmp_path / "mine.yaml", [])
+    assert not distributed.is_initialized()
+
+
 def test_a_config_that_names_no_recipe_is_told_which_there_is(tmp_path, capsys):
     config = tmp_path / "mine.yaml"
     config.write_text("seed: 3\n")

@@ -77,6 +77,7 @@ def find_config(name: str) -> Path:
 def run_recipe(config: Path, argv: list[str]) -> dict[str, Any]:
     """Run the recipe that the config's key `recipe`, else its folder's name, stands for."""
     from ..training import load_recipe, recipes_dir
+    from ..training.launch import end_group
     from ..training.parsing import load_yaml
 
     known = sorted(path.name for path in (recipes_dir() / "configs").iterdir())
@@ -84,7 +85,9 @@ def run_recipe(config: Path, argv: list[str]) -> dict[str, Any]:
     if name not in known:
         problem = f"recipe is {name!r}" if "recipe" in load_yaml(config) else "the key `recipe` is missing"
         raise ValueError(f"{config}: {problem}; write `recipe: {' or '.join(known)}`")
-    return load_recipe(name).main([str(config), *argv])
+    results = load_recipe(name).main([str(config), *argv])
+    end_group()
+    return results
 
 
 def echo_results(results: dict[str, Any]) -> None:

@@ -76,18 +76,22 @@ def check_launch(
 
 def run_script(main: Callable[[], Any]) -> None:
     """Run a recipe as a script: an interruption ends it in a line and with the shell's exit code, 128 + signal."""
-    from torch import distributed
-
     from .trainer import TrainingInterrupted
 
     try:
         main()
-        if distributed.is_available() and distributed.is_initialized():
-            # its threads, still there at exit, can abort a process whose work is done
-            distributed.destroy_process_group()
+        end_group()
     except TrainingInterrupted as interruption:
         print(interruption, file=sys.stderr)
         sys.exit(interruption.exit_code)
     except KeyboardInterrupt:  # before training, where there is nothing to save
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def end_group() -> None:
+    """End the group of a distributed run: its threads, still there at exit, can abort a process whose work is done."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
