@@ -30,6 +30,11 @@ def data_fields(where: Any) -> dict[str, Any]:
     }
 
 
+def name_on_hub(model: str | None) -> str | None:
+    """Return what a card's metadata call the model that was trained further; None for a folder, which stays here."""
+    return None if model is None or Path(model).is_dir() else model
+
+
 def flat_settings(given: dict[str, Any]) -> dict[str, Any]:
     """Return what was set for a run, `model.FIELD` for the fields of the model's mapping, without its folder."""
     flat = {f"model.{key}": value for key, value in given.get("model", {}).items()}
@@ -115,6 +120,7 @@ def card_of_run(arguments: RecipeArguments, results: dict[str, Any], pairs: Any,
         model_type=family,
         parameters=results["parameters"],
         license=arguments.training.model_license,
+        base_model=name_on_hub(trained),
         usage=usage_snippet(results["samples"][0]["source"], two_tokenizers) if results["samples"] else None,
         **data_fields(where),
         data_counts=dict(line.split(": ", 1) for line in str(pairs.report).splitlines()),

@@ -13,7 +13,7 @@ from ..cards import CardData
 from ..data.texts import TextData, load_texts
 from ..objectives.dialogue import as_messages
 from .arguments import GenerationArguments, check_best_model, check_generation, check_training
-from .card import data_fields, flat_settings, pipeline_usage
+from .card import data_fields, flat_settings, name_on_hub, pipeline_usage
 from .finetuning_tasks import TASKS
 from .parsing import argument, number_or_text, parse
 
@@ -308,7 +308,7 @@ def card_of_finetuning(arguments: FineTuneArguments, results: dict[str, Any], da
         parameters=results["parameters"],
         license=arguments.model.model_license,
         pipeline_tag=task.pipeline_tag,
-        base_model=None if start is None or Path(start).is_dir() else start,
+        base_model=name_on_hub(start),
         usage=pipeline_usage(task.pipeline_tag, results["samples"], task.example(data.test)),
         **data_fields(where),
         data_counts={split: f"{count:,} rows" for split, count in results["rows"].items()},

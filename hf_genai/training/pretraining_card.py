@@ -1,9 +1,10 @@
 """What the model card says about a pretraining run."""
 
+from pathlib import Path
 from typing import Any
 
 from ..cards import CardData
-from .card import data_fields, flat_settings, pipeline_usage
+from .card import data_fields, flat_settings, name_on_hub, pipeline_usage
 
 _TASKS = {
     "clm": ("text-generation", "predicts each next token"),
@@ -19,7 +20,7 @@ def card_of_pretraining(arguments: Any, results: dict[str, Any], texts: Any) -> 
     where, objective = texts.provenance, results["objective"]
     task, does = _TASKS[objective]
     before = arguments.model.model_name_or_path
-    how = "trained further" if before else "trained from scratch"
+    how = f"{Path(before).name}, trained further" if before else "trained from scratch"
     return CardData(
         title=arguments.model.model_title or f"{results['model_type']} {objective}",
         summary=f"A {results['model_type']} model that {does}, {how} by hf_genai on {where.name}.",
@@ -27,6 +28,7 @@ def card_of_pretraining(arguments: Any, results: dict[str, Any], texts: Any) -> 
         parameters=results["parameters"],
         license=arguments.model.model_license,
         pipeline_tag=task,
+        base_model=name_on_hub(before),
         usage=pipeline_usage(task, results["samples"]),
         **data_fields(where),
         data_counts={split: f"{count:,} rows" for split, count in results["rows"].items()},

@@ -1,0 +1,40 @@
+"""What cards say of a run, from its arguments and results alone."""
+
+from collections import defaultdict
+from types import SimpleNamespace
+
+import pytest
+
+from hf_genai.data.pairs import Provenance
+from hf_genai.training.arguments import parse_arguments
+from hf_genai.training.card import card_of_run
+from hf_genai.training.finetuning import card_of_finetuning, parse_finetune_arguments
+from hf_genai.training.finetuning_tasks import Code
+from hf_genai.training.pretraining import parse_pretrain_arguments
+from hf_genai.training.pretraining_card import card_of_pretraining
+
+WHERE = Provenance("mine", "texts", "MIT", "mine.txt")
+
+
+def card_of(recipe: str, start: str):
+    """Return the card of a run that went on with the model `start`."""
+    options = ["--model_name_or_path", start, "--output_dir", "run"]
+    results = defaultdict(int, model_type="genai_gpt", objective="clm", settings={}, samples=[], attention_maps=[])
+    results |= {"architecture": "", "baselines": {}, "rows": defaultdict(int), "scores": {}, "data": {}}
+    texts = SimpleNamespace(provenance=WHERE, names={"test": "mine"}, test=None, report=SimpleNamespace())
+    if recipe == "pretrain_text":
+        return card_of_pretraining(parse_pretrain_arguments(options), results, texts)
+    if recipe == "finetune_text":
+        arguments = parse_finetune_arguments([*options, "--task", "code"])
+        return card_of_finetuning(arguments, results, texts, Code(arguments, None))
+    texts.report = type("Report", (), {"kept": {"train": 1}, "__str__": lambda self: "train: 1"})()
+    return card_of_run(parse_arguments(options), results, texts, two_tokenizers=False)
+
+
+@pytest.mark.parametrize("recipe", ["pretrain_text", "finetune_text", "train_seq2seq"])
+def test_a_model_that_went_on_from_another_names_it(recipe, tmp_path):
+    card = card_of(recipe, "them/theirs")
+    assert card.base_model == "them/theirs" and "theirs" in card.summary
+    (tmp_path / "ours").mkdir()
+    card = card_of(recipe, str(tmp_path / "ours"))
+    assert card.base_model is None and "ours" in card.summary and str(tmp_path) not in card.summary
