@@ -16,9 +16,9 @@ from hf_genai.training.pretraining_card import card_of_pretraining
 WHERE = Provenance("mine", "texts", "MIT", "mine.txt")
 
 
-def card_of(recipe: str, start: str):
+def card_of(recipe: str, start: str, *more: str):
     """Return the card of a run that went on with the model `start`."""
-    options = ["--model_name_or_path", start, "--output_dir", "run"]
+    options = ["--model_name_or_path", start, "--output_dir", "run", *more]
     results = defaultdict(int, model_type="genai_gpt", objective="clm", settings={}, samples=[], attention_maps=[])
     results |= {"architecture": "", "baselines": {}, "rows": defaultdict(int), "scores": {}, "data": {}}
     texts = SimpleNamespace(provenance=WHERE, names={"test": "mine"}, test=None, report=SimpleNamespace())
@@ -38,3 +38,10 @@ def test_a_model_that_went_on_from_another_names_it(recipe, tmp_path):
     (tmp_path / "ours").mkdir()
     card = card_of(recipe, str(tmp_path / "ours"))
     assert card.base_model is None and "ours" in card.summary and str(tmp_path) not in card.summary
+
+
+def test_a_translator_is_scored_again_on_the_pairs_that_its_seed_held_out():
+    card = card_of("train_seq2seq", "them/theirs", "--seed", "7", "--data", "cldr:en-de", "--train_size", "90")
+    expected = "hf-genai evaluate run --data cldr:en-de --seed 7 --train_size 90 --max_source_length 128"
+    assert card.evaluation_command == expected
+    assert card.bias.startswith("Not studied")  # the warning about names of CLDR is for pairs made of it
