@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -315,7 +316,7 @@ def test_the_card_names_cell_layers_sizes_and_attention(demo):
 def test_a_run_of_several_processes_says_so_in_command_and_hardware():
     import torch
 
-    from hf_genai.training.results import bare, command, hardware
+    from hf_genai.training.results import bare, command, hardware, training_dtype
 
     words = command(["rnn.yaml", "--seed", "3"], 2)
     assert words == "torchrun --nproc_per_node 2 -m hf_genai.cli train rnn.yaml --seed 3"
@@ -323,7 +324,7 @@ def test_a_run_of_several_processes_says_so_in_command_and_hardware():
     private = ["--data=/srv/me/a.tsv", "--data", "/srv/me/b.tsv", "--seed=3"]
     assert command(private) == "hf-genai train --data=a.tsv --data b.tsv --seed=3"
     assert bare({"data": ["/srv/me/a.tsv", "b/c.tsv"], "seed": 3}) == {"data": ["a.tsv", "b/c.tsv"], "seed": 3}
-    described = hardware(torch.device("cpu"), 2, "bfloat16")
+    described = hardware(torch.device("cpu"), 2, training_dtype(SimpleNamespace(mixed_precision="bf16")))
     assert described.startswith("2 processes of ") and described.endswith(" CPU, bfloat16")
     assert "process" not in hardware(torch.device("cpu"))
 
@@ -360,6 +361,17 @@ def test_push_lists_what_would_go_and_sends_nothing(demo, capsys):
     assert run("push", folder, "me/model", "--dry_run") == 0
     out = capsys.readouterr().out
     assert "model.safetensors" in out and "checkpoint-" not in out and "nothing was sent" in out
+
+
+def test_push_and_demo_hand_on_what_was_asked(monkeypatch):
+    calls = []
+    monkeypatch.setattr("hf_genai.hub.push", lambda *args, **options: calls.append((*map(str, args), options)))
+    assert run("push", "folder", "me/mine", "--private") == 0
+    monkeypatch.setattr("hf_genai.commands.train.run_recipe", lambda config, argv: calls.append(argv))
+    monkeypatch.setattr("hf_genai.commands.train.echo_results", lambda results: None)
+    assert run("demo", "--seed", "7", "--language_pair", "de-es", "--output_dir", "run", "--max_steps", "1") == 0
+    demo = ["--output_dir", "run", "--data", "cldr:de-es", "--seed", "7", "--max_steps", "1"]
+    assert calls == [("folder", "me/mine", {"private": True, "dry_run": False}), demo]
 
 
 def test_scores_of_other_tasks_are_shown_against_their_baselines(capsys):
