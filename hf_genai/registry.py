@@ -57,6 +57,9 @@ def _register_models(family: str, auto: Any) -> None:
         if auto_class == "AutoModelForCausalLM":
             # by these names Trainer knows whose labels it has to shift when it smooths them
             auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family] = name
+        elif auto_class == "AutoModelForSeq2SeqLM" and "AutoModelForCausalLM" not in config_class.auto_classes:
+            # by these lm-eval knows what has an encoder; a family with both kinds it would take for one of these alone
+            auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES[family] = name
 
 
 def _replace_stand_ins(family: str, modeling: Any) -> None:

@@ -94,3 +94,11 @@ def test_registering_again_changes_nothing():
     hf_genai.registry.register()
     model = transformers.AutoModelForSeq2SeqLM.from_config(tiny_config())
     assert type(model) is hf_genai.GenaiRNNForConditionalGeneration
+
+
+def test_by_its_name_alone_each_family_is_known_as_what_it_writes_with():
+    """lm-eval scores an encoder-decoder whose name is not listed as if it were a causal model."""
+    auto = transformers.models.auto.modeling_auto
+    causal, seq2seq = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    assert [name for name in FAMILIES if name in causal] == ["genai_rnn", "genai_bert", "genai_gpt"]
+    assert [name for name in FAMILIES if name in seq2seq] == ["genai_t5"]
