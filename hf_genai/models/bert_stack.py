@@ -46,7 +46,8 @@ class GenaiBertPooler(nn.Module):
         """(B, T, D) -> (B, D); attention_mask is (B, past + T)."""
         first = hidden_states[:, 0]
         if attention_mask is not None and attention_mask.ndim == 2:
-            rows = torch.arange(len(hidden_states), device=hidden_states.device)
+            # len() would fix the size in an exported graph
+            rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
             first = hidden_states[rows, attention_mask[:, -hidden_states.shape[1] :].long().argmax(1)]
         return self.activation(self.dense(first))
 

@@ -29,7 +29,7 @@ def over_tokens(run, inputs: Tensor, start: Tensor, mask: Tensor | None) -> list
     """
     if mask is None:
         return list(run(inputs))
-    rows = torch.arange(len(inputs), device=inputs.device).unsqueeze(1)
+    rows = torch.arange(inputs.shape[0], device=inputs.device).unsqueeze(1)
     order = torch.argsort(~mask, dim=1, stable=True)  # real tokens to the front
     place = mask.cumsum(dim=1)  # 0: before the first real token
     kept = []

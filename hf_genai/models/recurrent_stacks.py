@@ -145,7 +145,8 @@ class GenaiRNNEncoder(GenaiRNNPreTrainedModel):
         backward = direction == "right_to_left"
         if backward:
             inputs, mask = inputs.flip(1), None if mask is None else mask.flip(1)
-        start = inputs.new_zeros(len(inputs), SLOTS[layer.cell_type], layer.hidden_proj.in_features)
+        # len() would fix the size in an exported graph, here as elsewhere
+        start = inputs.new_zeros(inputs.shape[0], SLOTS[layer.cell_type], layer.hidden_proj.in_features)
         (states,) = over_tokens(lambda tokens: layer(tokens, start), inputs, start, mask)
         outputs = states[:, :, 0]  # (B, S, D): of an LSTM, h without c
         return outputs.flip(1) if backward else outputs
@@ -195,7 +196,7 @@ class GenaiRNNDecoder(GenaiRNNPreTrainedModel):
 
     def start(self, batch: Tensor, summary: Tensor | None) -> list[Tensor]:
         """Return each layer's state (B, N, D) before the first token: made from the source, or zeros."""
-        shape = (len(batch), len(self.layers), self.slots, self.config.hidden_size)
+        shape = (batch.shape[0], len(self.layers), self.slots, self.config.hidden_size)
         states = batch.new_zeros(shape) if self.bridge is None else torch.tanh(self.bridge(summary)).view(shape)
         starts = list(states.unbind(1))
         if self.config.input_feeding and self.bridge is not None:
@@ -229,11 +230,11 @@ class GenaiRNNDecoder(GenaiRNNPreTrainedModel):
         continues = cache is not None and cache.get_seq_length() > 0
         side, size = "decoder_" if self.config.is_encoder_decoder else "", self.config.embedding_size
         hidden = self.dropout(embed(side, input_ids, inputs_embeds, self.embed_tokens, size, not continues))
-        if encoder_hidden_states is not None and len(encoder_hidden_states) != len(hidden):
+        if encoder_hidden_states is not None and encoder_hidden_states.shape[0] != hidden.shape[0]:
             rows = len(encoder_hidden_states)
             raise ValueError(f"{side}input_ids must have a row for each of the {rows} sources, not {len(hidden)}")
         if attention_mask is not None:
-            if len(attention_mask) != len(hidden) or attention_mask.shape[-1] < hidden.shape[1]:
+            if attention_mask.shape[0] != hidden.shape[0] or attention_mask.shape[-1] < hidden.shape[1]:
                 raise ValueError(
                     f"{side}attention_mask must be (batch, length) = {tuple(hidden.shape[:2])}, or longer where it"
                     f" goes on from a cache, not {tuple(attention_mask.shape)}"

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_cases import cases
 from tiny_families import batch_of, make
 
 
@@ -72,6 +73,27 @@ def test_the_exported_graph_takes_other_sizes(family, layout):
             other["decoder_input_ids"] = other["input_ids"][:, :4].clamp(min=1)
         for given in (batch, other):
             torch.testing.assert_close(graph(**given).logits, model(**given).logits, atol=1e-5, rtol=1e-5)
+
+
+OF_SEVERAL_ROWS = [
+    *("GenaiBertModel-modern", "GenaiBertForSequenceClassification-classic", "GenaiBertForMultipleChoice-classic"),
+    *("GenaiRNNForSequenceClassification-gru, two layers", "GenaiRNNForTokenClassification-lstm, untied, one way"),
+    *("GenaiRNNForCausalLM-gru, two layers", "GenaiRNNForConditionalGeneration-gru, additive fed, two layers"),
+]
+
+
+@pytest.mark.parametrize("name", OF_SEVERAL_ROWS)
+def test_the_exported_graph_of_other_heads_takes_any_number_of_rows(name):
+    case = dict(cases())[name]
+    model, batch = case.model(), case.batch("right")
+    if case.has_cache:
+        model.config.use_cache = False
+    rows = torch.export.Dim("rows", min=2, max=64)
+    with torch.no_grad():
+        shapes = {given: {0: rows} for given in batch}
+        graph = torch.export.export(model, (), batch, dynamic_shapes=shapes, strict=False).module()
+        for given in (batch, {name: values[:2] for name, values in batch.items()}):
+            torch.testing.assert_close(graph(**given)[0], model(**given)[0], atol=1e-5, rtol=1e-5)
 
 
 class Logits(torch.nn.Module):
