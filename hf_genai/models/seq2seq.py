@@ -44,7 +44,7 @@ def weight_and_bias(linear: nn.Module, in_features: int | None = None) -> tuple[
         in_features: how many numbers the map takes, where the caller knows. None: what the module says of itself; what
             PEFT trains in place of a head that shares the embeddings' matrix says its two sizes the wrong way round.
     """
-    parameter = next(linear.parameters())
+    parameter = next(linear.parameters(), torch.empty(0))  # torch's quantised layers have none
     device, offload = parameter.device, getattr(linear, "_hf_hook", None)
     if device.type == "meta" and offload is not None:
         device = offload.execution_device

@@ -44,3 +44,13 @@ def test_generation_in_8_bits_goes_on_from_the_cache_as_without_one(loop, tmp_pa
     options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
     wanted = small.generate(ids, use_cache=False, **options)
     assert torch.equal(small.generate(ids, custom_generate=loop, **options), wanted)
+
+
+def test_a_recurrence_whose_layers_torch_quantised_computes_nearly_the_same():
+    """Such layers have no parameters: they hand out their matrix when they are called."""
+    model, batch = translator(), {name: batch_of("T5")[name] for name in ("input_ids", "attention_mask")}
+    batch["decoder_input_ids"] = batch["input_ids"]
+    quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+    assert not list(quantised.model.decoder.attention.score_function.energy.parameters())
+    with torch.no_grad():
+        torch.testing.assert_close(quantised(**batch).logits, model(**batch).logits, atol=0.05, rtol=0.05)
