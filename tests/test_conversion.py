@@ -181,8 +181,8 @@ def inputs_for(model, head: str, side: str = "right") -> tuple[dict[str, Tensor]
         inputs["labels"] = labels
         if "PreTraining" in head:
             inputs["next_sentence_label"] = torch.tensor([0, 1, 1])
-    if config.model_type == "t5" and head in ("Model", "ForQuestionAnswering"):
-        inputs["decoder_input_ids"] = torch.randint(3, 40, (3, 6 if head == "Model" else 9))
+    if config.model_type == "t5" and head == "Model":
+        inputs["decoder_input_ids"] = torch.randint(3, 40, (3, 6))
     return inputs, mask.bool()
 
 

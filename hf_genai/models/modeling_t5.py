@@ -106,6 +106,8 @@ class GenaiT5Model(GenaiT5PreTrainedModel):
                 begins = attention_mask.bool() & (attention_mask.cumsum(1) == 1)
                 shifted = shifted.masked_fill(begins, self.config.decoder_start_token_id)
                 decoder_attention_mask = attention_mask
+                if not kwargs.get("unpad", True):  # padding behind the text is read, too: it sees what is before it
+                    decoder_attention_mask = attention_mask.long().cumsum(1).clamp(max=1)
             decoder_input_ids = shifted
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids, attention_mask, inputs_embeds, return_dict=True, **kwargs)
