@@ -121,7 +121,8 @@ def main(argv: list[str] | None = None) -> dict:
     card = card_of_pretraining(arguments, results, texts)
     save_for_hub(folder, model, tokenizer, card, attachments=[f"{folder}/results.json"], overwrite=True)
     if training.push_to_hub:
-        push(folder, training.hub_model_id)
+        private, revision = training.hub_private_repo, training.hub_revision
+        push(folder, training.hub_model_id, private=private, token=training.hub_token, revision=revision)
     return {**results, "output_dir": folder}
 
 

@@ -36,6 +36,7 @@ class Provenance:
     origin: str  # package and version, address, or file names
     languages: tuple[str, ...] = ()
     synthetic: bool = False
+    dataset_id: str | None = None  # its name on the Hub, if it lies there
 
 
 @dataclass
@@ -389,4 +390,5 @@ def hub_provenance(
         licence=licence or info.license or "not stated",
         origin=info.homepage or (name if here else f"{name}, revision {revision or 'newest'}"),
         languages=tuple(languages or ()),
+        dataset_id=None if here else name,
     )

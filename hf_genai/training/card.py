@@ -27,6 +27,7 @@ def data_fields(where: Any) -> dict[str, Any]:
         "data_source": where.origin,
         "data_license": where.licence,
         "data_synthetic": where.synthetic,
+        "dataset_id": where.dataset_id,
     }
 
 

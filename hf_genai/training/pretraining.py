@@ -118,6 +118,9 @@ class PretrainLoopArguments(LoopOptions):
     num_samples: int = argument(5, "samples shown and written on the card")
     push_to_hub: bool = argument(False, "push the folder at the end")
     hub_model_id: str | None = argument(None, "the model's name on the Hub")
+    hub_private_repo: bool = argument(False, "make the repository yours alone")
+    hub_token: str | None = argument(None, "in place of that of `hf auth login` or HF_TOKEN")
+    hub_revision: str | None = argument(None, "branch to push to, made if missing; without one, main")
 
 
 @dataclass
@@ -154,7 +157,7 @@ def parse_pretrain_arguments(argv: Sequence[str] | None, description: str | None
     if training.num_threads < 0:
         raise ValueError(f"num_threads must be at least 0, not {training.num_threads}")
     if training.push_to_hub:
-        check_push(training.hub_model_id)
+        check_push(training.hub_model_id, training.hub_token)
     return arguments
 
 

@@ -13,7 +13,7 @@ from hf_genai.training.finetuning_tasks import Code
 from hf_genai.training.pretraining import parse_pretrain_arguments
 from hf_genai.training.pretraining_card import card_of_pretraining
 
-WHERE = Provenance("mine", "texts", "MIT", "mine.txt")
+WHERE = Provenance("mine", "texts", "MIT", "mine.txt", dataset_id="me/mine")
 
 
 def card_of(recipe: str, start: str, *more: str):
@@ -34,7 +34,7 @@ def card_of(recipe: str, start: str, *more: str):
 @pytest.mark.parametrize("recipe", ["pretrain_text", "finetune_text", "train_seq2seq"])
 def test_a_model_that_went_on_from_another_names_it(recipe, tmp_path):
     card = card_of(recipe, "them/theirs")
-    assert card.base_model == "them/theirs" and "theirs" in card.summary
+    assert card.base_model == "them/theirs" and "theirs" in card.summary and card.dataset_id == "me/mine"
     (tmp_path / "ours").mkdir()
     card = card_of(recipe, str(tmp_path / "ours"))
     assert card.base_model is None and "ours" in card.summary and str(tmp_path) not in card.summary

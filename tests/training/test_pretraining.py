@@ -179,6 +179,18 @@ def test_what_cannot_work_is_refused_before_training(more, message, texts, tmp_p
         run("gpt_tiny", texts, tmp_path / "run", *more)
 
 
+def test_a_push_gets_the_name_the_token_and_the_revision(texts, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(recipe, "push", lambda *args, **options: calls.append((args, options)))
+    hub = ["--push_to_hub", "true", "--hub_model_id", "me/texts", "--hub_token", "secret", "--hub_revision", "trial"]
+    run("gpt_tiny", texts, tmp_path / "run", *hub, "--hub_private_repo", "true")
+    assert calls == [
+        ((str(tmp_path / "run"), "me/texts"), {"private": True, "token": "secret", "revision": "trial"}),
+    ]
+    for name in ("README.md", "results.json"):
+        assert "secret" not in (tmp_path / "run" / name).read_text("utf-8")
+
+
 def test_a_column_of_other_things_than_texts_is_refused(texts, tmp_path):
     for place, value in enumerate((7, ["a", "b"])):
         data = tmp_path / f"{place}.jsonl"
