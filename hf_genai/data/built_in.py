@@ -47,6 +47,7 @@ def load_built_in(name: str) -> tuple[Dataset, Provenance]:
         licence="Unicode-3.0 (CLDR data)" if is_cldr else "PSF-2.0",
         origin="Unicode CLDR, through Babel" if is_cldr else f"Python {version}'s standard library",
         languages=_LANGUAGES if is_cldr else ("en",),
+        synthetic=False,
     )
 
 

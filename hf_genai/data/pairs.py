@@ -35,7 +35,7 @@ class Provenance:
     licence: str
     origin: str  # package and version, address, or file names
     languages: tuple[str, ...] = ()
-    synthetic: bool = False
+    synthetic: bool | None = None  # True: made by a program. False: written by people. None: not known
     dataset_id: str | None = None  # its name on the Hub, if it lies there
 
 
@@ -314,6 +314,7 @@ def _jupyterlab(source: str) -> tuple[dict, Provenance]:
         licence="BSD-3-Clause",
         origin=f"jupyterlab-language-pack-{locale} {version} (PyPI)",
         languages=("en", locale.split("-")[0]),
+        synthetic=False,
     )
 
 

@@ -63,8 +63,8 @@ def pipeline_usage(
     Args:
         task: the model's pipeline tag.
         samples: what was given, expected and found.
-        example: a row of the data, where more than a text is given: a question with its context, messages, words, or
-            a text that may have several labels.
+        example: a row of the data, where more than a sample is given: a question with its context, messages, words, a
+            text that may have several labels, or one that a word is taken out of.
     """
     calls = {
         "text-generation": ("transformers", "model({given}, max_new_tokens=20, do_sample=False)[0]['generated_text']"),
@@ -72,18 +72,23 @@ def pipeline_usage(
         "text-classification": ("transformers", "model({given})"),
         "summarization": ("hf_genai", "model({given})"),
         "question-answering": ("hf_genai", f"model({{given}}, max_answer_len={LONGEST_ANSWER})"),
+        "text2text-generation": ("hf_genai", "model({given})"),
     }
     if task == "token-classification" and example is not None:  # the pipeline's words are pieces, or run together
         return _TAGGING.format(words=example["tokens"][:20])
     if task not in calls or not samples:
         return None
     package, call = calls[task]
-    if task == "fill-mask":
-        given = "'The ' + model.tokenizer.mask_token + ' of the function'"
-    elif task == "question-answering":
+    if task in ("fill-mask", "question-answering", "text2text-generation"):
         if example is None:
             return None
-        given = f"question={example['question']!r}, context={example['context']!r}"
+        if task == "question-answering":
+            given = f"question={example['question']!r}, context={example['context']!r}"
+        else:
+            words = example["text"].split()[:12]
+            before, after = (" ".join(part)[:60] for part in (words[: len(words) // 2], words[len(words) // 2 + 1 :]))
+            gap = "model.tokenizer.mask_token" if task == "fill-mask" else "'<extra_id_0>'"
+            given = f"{before + ' '!r} + {gap} + {' ' + after!r}"
     elif task == "text-classification" and example is not None:
         given = repr(example["text"][:60].strip())
         call = "[row for row in model({given}, top_k=None) if row['score'] > 0.5]"

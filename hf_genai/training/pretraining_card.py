@@ -20,6 +20,7 @@ def card_of_pretraining(arguments: Any, results: dict[str, Any], texts: Any) -> 
     where, objective = texts.provenance, results["objective"]
     task, does = _TASKS[objective]
     before = arguments.model.model_name_or_path
+    held_out = texts.validation[arguments.data.text_column]
     how = f"{Path(before).name}, trained further" if before else "trained from scratch"
     return CardData(
         title=arguments.model.model_title or f"{results['model_type']} {objective}",
@@ -29,7 +30,7 @@ def card_of_pretraining(arguments: Any, results: dict[str, Any], texts: Any) -> 
         license=arguments.model.model_license,
         pipeline_tag=task,
         base_model=name_on_hub(before),
-        usage=pipeline_usage(task, results["samples"]),
+        usage=pipeline_usage(task, results["samples"], next(({"text": text} for text in held_out), None)),
         **data_fields(where),
         data_counts={split: f"{count:,} rows" for split, count in results["rows"].items()},
         training_command=results["command"],

@@ -234,7 +234,7 @@ def test_a_hub_dataset_brings_its_own_splits(monkeypatch):
     assert sorted(texts(data.train)) == sorted(ROWS[5:])
     assert data.provenance.name == "someone/books"
     assert (data.provenance.origin, data.provenance.licence) == ("someone/books, revision v2", "mit")
-    assert not data.provenance.synthetic and data.provenance.dataset_id == "someone/books"
+    assert (data.provenance.synthetic, data.provenance.dataset_id) == (None, "someone/books")
     assert len(load_pairs("someone/books", validation=7, **columns).validation) == 7
     with pytest.raises(
         ValueError, match=r"source_column='source' .* columns found: id, translation.en, translation.fr"

@@ -22,6 +22,7 @@ def card_of(recipe: str, start: str, *more: str):
     results = defaultdict(int, model_type="genai_gpt", objective="clm", settings={}, samples=[], attention_maps=[])
     results |= {"architecture": "", "baselines": {}, "rows": defaultdict(int), "scores": {}, "data": {}}
     texts = SimpleNamespace(provenance=WHERE, names={"test": "mine"}, test=None, report=SimpleNamespace())
+    texts.validation = {"text": []}
     if recipe == "pretrain_text":
         return card_of_pretraining(parse_pretrain_arguments(options), results, texts)
     if recipe == "finetune_text":

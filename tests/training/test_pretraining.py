@@ -98,6 +98,8 @@ def test_each_objective_ends_in_a_folder_with_model_card_and_metrics(config, tex
     assert saved["loss"] == results["loss"]
     card = (tmp_path / "run" / "README.md").read_text("utf-8")
     assert "Baseline: single tokens' frequencies" in card
+    assert "Its output, on the saved model:" in card
+    assert "Whether the text is synthetic or real is **not stated**" in card
     for name in ("README.md", "results.json"):
         assert tmp_path.parts[1] + "/" not in (tmp_path / "run" / name).read_text("utf-8"), name
     assert f"hf-genai train {'pretrain_text/' if config == 't5_tiny' else ''}{config} --data texts.txt" in card
