@@ -132,11 +132,11 @@ def compare(name: str, contenders: dict, peers: tuple[str, ...], case: tuple[int
 
 
 def check_same(found: torch.Tensor, wanted: torch.Tensor, beams: int) -> None:
-    """Compare texts token for token; of beams, whose sums of log-probabilities tie in float32, nine rows of ten."""
+    """Compare texts token for token; of beams, whose sums of log-probabilities tie in float32, four rows of five."""
     if beams == 1:
         torch.testing.assert_close(found, wanted, rtol=0, atol=0)
     else:
-        assert (found == wanted).all(1).float().mean() >= 0.9, "the beams write other texts"
+        assert (found == wanted).all(1).float().mean() >= 0.8, "the beams write other texts"
 
 
 def main() -> None:
