@@ -25,7 +25,7 @@ from transformers.generation import StopStringCriteria
 from transformers.utils import logging
 
 from .data.tokenizers import TARGET_SUBFOLDER, load_tokenizers
-from .evaluation.generation import default_length, encode_texts, length_limit
+from .evaluation.generation import default_length, encode_texts, is_blank, length_limit
 from .question_answering import QuestionAnsweringPipeline
 
 logger = logging.get_logger(__name__)
@@ -172,6 +172,8 @@ class TextToTextPipeline(Pipeline):
                 'for a decoder alone use pipeline("text-generation")'
             )
         self.result_name = RESULT_NAMES[base_task]
+        # of a pretrained T5, prompts of "text2text-generation" name sentinels
+        self.reads_text = base_task != "text2text-generation" or tokenizer.split_special_tokens
         self.target_tokenizer = target_tokenizer or tokenizer
         super().__init__(
             model,
@@ -187,6 +189,8 @@ class TextToTextPipeline(Pipeline):
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Return the generated texts under "translation_text", "summary_text" or "generated_text".
+
+        A text without anything to read gets "", and the model is not asked.
 
         Args:
             inputs: one text, a list (or column) of texts, or a dataset or generator that yields texts.
@@ -305,11 +309,16 @@ class TextToTextPipeline(Pipeline):
         if src_lang is not None and hasattr(self.tokenizer, "src_lang"):
             self.tokenizer.src_lang = src_lang
         limit = length_limit(self.model, self.tokenizer, max_source_length) if truncation else None
-        (ids,) = encode_texts(self.tokenizer, [(prefix or "") + text], limit)
-        if not ids:
+        (ids,) = encode_texts(self.tokenizer, [(prefix or "") + text], limit, as_text=self.reads_text)
+        blank = is_blank(text)
+        if not ids and not blank:
             raise ValueError(f"the text {text!r} has no tokens")
-        input_ids = torch.tensor([ids])
-        return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+        input_ids = torch.tensor([ids or [self.tokenizer.pad_token_id or 0]])
+        return {
+            "input_ids": input_ids,
+            "attention_mask": torch.ones_like(input_ids),
+            "blank": torch.tensor([[int(blank)]]),
+        }
 
     def _forward(  # type: ignore[override]
         self, model_inputs: dict[str, torch.Tensor], task_params: dict[str, Any] | None = None, **generate_kwargs: Any
@@ -329,10 +338,13 @@ class TextToTextPipeline(Pipeline):
                 stop = StopStringCriteria(generate_kwargs.pop("tokenizer"), generate_kwargs.pop("stop_strings"))
                 generate_kwargs["stopping_criteria"] = [*generate_kwargs.get("stopping_criteria", []), stop]
         generate_kwargs = self._prepare_generate_kwargs(generate_kwargs)
+        model_inputs = dict(model_inputs)
+        blank = model_inputs.pop("blank")
         output = self.model.generate(**model_inputs, **generate_kwargs)  # type: ignore[operator]
         sequences = getattr(output, "sequences", output)
         batch_size = len(model_inputs["input_ids"])
-        return {"sequences": sequences.view(batch_size, -1, sequences.shape[-1])}  # (B, num_return_sequences, T)
+        sequences = sequences.view(batch_size, -1, sequences.shape[-1])  # (B, num_return_sequences, T)
+        return {"sequences": sequences, "blank": blank}
 
     def postprocess(  # type: ignore[override]
         self,
@@ -341,6 +353,8 @@ class TextToTextPipeline(Pipeline):
         clean_up_tokenization_spaces: bool | None = None,
     ) -> list[dict[str, Any]]:
         sequences = model_outputs["sequences"][0]
+        if model_outputs["blank"].any():
+            sequences = sequences[:, :0]
         if return_tensors:
             return [{f"{self.result_name}_token_ids": sequence} for sequence in sequences]
         texts = self.target_tokenizer.batch_decode(

@@ -23,9 +23,11 @@ from transformers import AutoConfig, AutoTokenizer, Trainer, set_seed
 
 import hf_genai
 from hf_genai.data import train_tokenizer
+from hf_genai.data.plain_text import read_prompts_as_text
 from hf_genai.data.tokenizers import let_texts_end
 from hf_genai.hub import push, save_for_hub
 from hf_genai.model_folder import opening
+from hf_genai.objectives.dialogue import add_chat_template, make_room_for_roles
 from hf_genai.training.card import save_unscored
 from hf_genai.training.checkpoints import checkpoint_to_resume, delete_earlier_run, prepare_output_dir
 from hf_genai.training.finetuning import (
@@ -47,15 +49,18 @@ def make_tokenizer(arguments, texts, made_before: str | None):
     """Return the tokenizer made before by this run, that named, the model's, or one trained on the texts."""
     name = made_before or arguments.model.tokenizer_name_or_path or arguments.model.model_name_or_path
     causal = TASKS[arguments.data.task].auto_class == "AutoModelForCausalLM"
+    prepare = add_chat_template if arguments.data.task == "dialogue" else read_prompts_as_text
     if name:
         tokenizer = AutoTokenizer.from_pretrained(name)
         if not causal:
             let_texts_end(tokenizer)
         if tokenizer.pad_token is None:  # GPT-2's and Llama's; padding is never predicted and never seen
             tokenizer.pad_token = tokenizer.eos_token
+        prepare(tokenizer)
         return tokenizer
     tokenizer = train_tokenizer(texts_of(texts), vocab_size=arguments.model.vocab_size, ends_texts=not causal)
     tokenizer.model_max_length = arguments.data.max_length
+    prepare(tokenizer)
     return tokenizer
 
 
@@ -70,7 +75,11 @@ def make_model(arguments, task, tokenizer, decided):
     # a head for other classes is made anew, and a table says so
     other_head = {"ignore_mismatched_sizes": True} if "num_labels" in decided else {}
     model = auto.from_pretrained(name, pad_token_id=tokenizer.pad_token_id, **decided, **other_head)
-    return model if model.config.model_type.startswith("genai") else hf_genai.from_transformers(model)
+    if not model.config.model_type.startswith("genai"):
+        model = hf_genai.from_transformers(model)
+    if arguments.data.task == "dialogue":
+        make_room_for_roles(model, tokenizer)
+    return model
 
 
 def main(argv: list[str] | None = None) -> dict:

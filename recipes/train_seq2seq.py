@@ -21,6 +21,7 @@ from transformers import AutoModelForSeq2SeqLM, EarlyStoppingCallback, set_seed
 
 import hf_genai  # noqa: F401 (registers the model types)
 from hf_genai.data import load_pairs, load_tokenizers, train_tokenizer
+from hf_genai.data.plain_text import read_prompts_as_text
 from hf_genai.data.tokenizers import let_texts_end
 from hf_genai.hub import push, save_for_hub
 from hf_genai.model_folder import opening
@@ -30,7 +31,7 @@ from hf_genai.training.card import card_of_run, save_unscored
 from hf_genai.training.checkpoints import checkpoint_to_resume, delete_earlier_run, prepare_output_dir
 from hf_genai.training.launch import check_launch, run_script
 from hf_genai.training.model_config import build_config, set_generation
-from hf_genai.training.results import bare, draw_some, metrics_of_ids, score_model, summary_of_run, write_json
+from hf_genai.training.results import bare, draw_some, metrics_of_outputs, score_model, summary_of_run, write_json
 from hf_genai.training.trainer import GenaiSeq2SeqTrainer, StopOnDivergence, StopOnSignal
 
 logger = logging.getLogger("hf_genai.recipes.train_seq2seq")
@@ -44,6 +45,7 @@ def make_tokenizers(arguments: RecipeArguments, pairs, made_before: str | None):
         tokenizers = load_tokenizers(name)
         for tokenizer in tokenizers:
             let_texts_end(tokenizer)
+            read_prompts_as_text(tokenizer)
         return tokenizers
     sources, targets = pairs.train["source"][:], pairs.train["target"][:]
     longest = max(arguments.data.max_source_length, arguments.data.max_target_length)
@@ -101,13 +103,14 @@ def main(argv: list[str] | None = None) -> dict:
     callbacks = [stop, StopOnDivergence()]
     if training.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(training.early_stopping_patience, training.early_stopping_threshold))
+    metrics = metrics_of_outputs(target_tokenizer, few["target"][:]) if training.predict_with_generate else None
     trainer = GenaiSeq2SeqTrainer(
         model=model,
         args=training,
         train_dataset=sets["train"],
         eval_dataset=sets.get("validation"),
         data_collator=Seq2SeqCollator(source_tokenizer, model=model),
-        compute_metrics=metrics_of_ids(target_tokenizer) if training.predict_with_generate else None,
+        compute_metrics=metrics,
         callbacks=callbacks,
         tokenizers=tokenizers,
     )

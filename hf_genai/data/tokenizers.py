@@ -1,17 +1,31 @@
 """Train a tokenizer on raw text and keep it as a stock fast tokenizer, which AutoTokenizer opens without this package.
 
-Special ids are the same for every kind: <pad> 0, <s> 1, </s> 2, <unk> 3. Every encoded text ends in </s>.
+Special ids are the same for every kind: <pad> 0, <s> 1, </s> 2, <unk> 3. Every encoded text ends in </s>, and what
+looks like one of them in a text is text (see plain_text.py).
 """
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import cached_file
+
+from .plain_text import encode_text, read_prompts_as_text, spelling_of
 
 KINDS = ("byte_bpe", "unigram", "wordpiece", "word", "char")
 SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>"]
@@ -31,11 +45,18 @@ def train_tokenizer(
 
     | kind      | pieces                                    | decoding gives back                                  |
     |-----------|-------------------------------------------|------------------------------------------------------|
-    | byte_bpe  | merges of bytes (Sennrich et al. 2016)    | every text, exactly (up to NFC)                      |
+    | byte_bpe  | merges of bytes (Sennrich et al. 2016)    | every text, exactly                                  |
     | unigram   | likeliest pieces (Kudo 2018)              | exactly, but for characters never seen: <unk>        |
     | char      | single code points                        | exactly, but for characters never seen: <unk>        |
     | word      | words and runs of punctuation             | all but one leading space; words not kept: <unk>     |
     | wordpiece | merges of characters within words (BERT)  | words and punctuation, spaced afresh; spaces are lost |
+
+    All but byte_bpe compose characters first (NFC). Unigram and word write a space as \u2581 and cannot tell the two
+    apart: that character comes back as a space.
+
+    Control tokens that stand in a text are text, in training and in `tokenizer(text)`; the saved tokenizer keeps to it
+    as a stock AutoTokenizer (`split_special_tokens` in its tokenizer_config.json). Where prompts have to name tokens,
+    `add_gap_tokens` and chat templates turn that off for prompts.
 
     Args:
         texts: the training texts; both sides of a table of pairs for a shared vocabulary. They are read one by one,
@@ -69,7 +90,35 @@ def train_tokenizer(
         truncation_side="right",
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
+        split_special_tokens=True,
     )
+
+
+def add_gap_tokens(
+    tokenizer: PreTrainedTokenizerBase, kind: str, mask: str | None = None, others: Sequence[str] = ()
+) -> None:
+    """Add tokens that stand for something taken out of a text, and have prompts name them.
+
+    Written after a space, such a token takes the space in (as RoBERTa's does), where the kind's pieces carry the space
+    before them: "the bird <mask> in" then has the tokens that "the bird sings in" has with "sings" masked. In texts
+    that `encode_text` reads they stay text.
+
+    Args:
+        tokenizer: of `train_tokenizer`.
+        kind: of the tokenizer.
+        mask: becomes the mask token.
+        others: such as sentinels.
+    """
+
+    def token(content: str) -> AddedToken:
+        # normalized: the text around it is normalised as one, and a word after it begins with its space alone
+        return AddedToken(content, lstrip=kind != "char", normalized=kind in ("unigram", "word"), special=True)
+
+    if mask is not None:
+        tokenizer.add_special_tokens({"mask_token": token(mask)})
+    if others:
+        tokenizer.add_tokens([token(content) for content in others], special_tokens=True)
+    read_prompts_as_text(tokenizer, False)
 
 
 def _put_end(backend: Tokenizer) -> None:
@@ -146,7 +195,11 @@ def load_tokenizers(
 
 
 def encode_cut(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int | None, argument: str = "text"
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    limit: int | None,
+    argument: str = "text",
+    as_text: bool = True,
 ) -> tuple[list[list[int]], list[int]]:
     """Return the ids of each text, special tokens included, at most `limit`, and the lengths of those that were cut.
 
@@ -154,13 +207,15 @@ def encode_cut(
 
     Args:
         argument: of the tokenizer's call: "text", or "text_target" for targets.
+        as_text: read control tokens in them as text; False: as the tokenizer's own setting is.
     """
+    encode = functools.partial(encode_text, tokenizer) if as_text else tokenizer
     # verbose=False: the count replaces the tokenizer's own warning about long inputs
-    rows = tokenizer(**{argument: list(texts)}, return_attention_mask=False, verbose=False)["input_ids"]
+    rows = encode(**{argument: list(texts)}, return_attention_mask=False, verbose=False)["input_ids"]
     long = {place: len(row) for place, row in enumerate(rows) if limit is not None and len(row) > limit}
     if long:
         given = {argument: [texts[place] for place in long]}
-        cut = tokenizer(**given, truncation=True, max_length=limit, return_attention_mask=False)["input_ids"]
+        cut = encode(**given, truncation=True, max_length=limit, return_attention_mask=False)["input_ids"]
         for place, row in zip(long, cut, strict=True):
             rows[place] = row
     return rows, list(long.values())
@@ -179,7 +234,6 @@ class _Texts:
 def _byte_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     _check_size(vocab_size, 256, "bytes")
     backend = Tokenizer(models.BPE())
-    backend.normalizer = normalizers.NFC()
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.pre_tokenizer = pre_tokenizers.Sequence([_digits(), byte_level])
     backend.decoder = decoders.ByteLevel()
@@ -195,7 +249,9 @@ def _byte_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 def _unigram(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     backend = Tokenizer(models.Unigram())
-    _mark_spaces(backend, pre_tokenizers.Sequence([_digits(), pre_tokenizers.Split("▁", "merged_with_next")]))
+    # without the guard, the pieces <s>, </s>, ... are found in a text: they have the best score of all
+    guard = pre_tokenizers.Split(Regex(spelling_of(SPECIAL_TOKENS)), "isolated")
+    _mark_spaces(backend, [_digits(), pre_tokenizers.Split("▁", "merged_with_next"), guard])
     alphabet = _alphabet(backend, texts)
     _check_size(vocab_size, len(alphabet), "characters")
     trainer = trainers.UnigramTrainer(
@@ -240,7 +296,7 @@ def _word(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     backend = Tokenizer(models.WordLevel(unk_token="<unk>"))
     # A word carries the space before it ("▁word"), a mark may stand without: "word" and ",".
     words = pre_tokenizers.Split(Regex(r"▁?[\p{L}\p{M}\p{N}_]+|▁?[^\p{L}\p{M}\p{N}_▁]+|▁"), "isolated")
-    _mark_spaces(backend, words)
+    _mark_spaces(backend, [words])
     trainer = trainers.WordLevelTrainer(vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, show_progress=False)
     backend.train_from_iterator(texts, trainer)
     return backend
@@ -261,12 +317,15 @@ def _char(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return backend
 
 
-def _mark_spaces(backend: Tokenizer, pre_tokenizer: pre_tokenizers.PreTokenizer) -> None:
-    """Write a space as ▁, and one before the text, so that a word looks the same at the start and inside; and back."""
-    backend.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(" ", "▁"), normalizers.Prepend("▁")]
-    )
-    backend.pre_tokenizer = pre_tokenizer
+def _mark_spaces(backend: Tokenizer, splits: list[pre_tokenizers.PreTokenizer]) -> None:
+    """Write a space as ▁, and one before the text, so that a word looks the same at the start and inside; and back.
+
+    Metaspace puts none before a text that begins with one: such a text gets its second one first. It tells the start
+    of the text from what follows a mask, which a normaliser cannot.
+    """
+    backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\A(?=[ ▁])"), "▁")])
+    mark = pre_tokenizers.Metaspace("▁", prepend_scheme="first", split=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([mark, *splits])
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
 
 

@@ -54,15 +54,12 @@ def default_length(model: PreTrainedModel, generate_kwargs: dict[str, Any]) -> d
     return {"max_new_tokens": min(DEFAULT_NEW_TOKENS, positions - 1)}
 
 
-def encode_texts(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int | None, as_target: bool = False
-) -> list[list[int]]:
-    """Return the ids of each text, special tokens included, cut to limit tokens with a warning that counts the cuts.
+def is_blank(text: str) -> bool:
+    """Return whether a text holds nothing to read; its output is blank too, and no model is asked for it."""
+    return not text.strip()
 
-    Raises:
-        ValueError: if there are no texts.
-        TypeError: if one is not a string.
-    """
+
+def _check(texts: Sequence[str]) -> None:
     if isinstance(texts, str):
         raise TypeError(f"texts must be a list of strings, got the string {texts!r}")
     if not len(texts):
@@ -70,7 +67,30 @@ def encode_texts(
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"texts must be strings, got {type(text).__name__} at index {index}")
-    rows, long = encode_cut(tokenizer, texts, limit, "text_target" if as_target else "text")
+
+
+def encode_texts(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    limit: int | None,
+    as_target: bool = False,
+    as_text: bool = True,
+) -> list[list[int]]:
+    """Return the ids of each text, special tokens included, cut to limit tokens with a warning that counts the cuts.
+
+    Args:
+        tokenizer: of the texts.
+        texts: as users wrote them.
+        limit: ids of a text, at most; None: no limit.
+        as_target: encode them as targets.
+        as_text: read control tokens in them as text; False: as the tokenizer's own setting is.
+
+    Raises:
+        ValueError: if there are no texts.
+        TypeError: if one is not a string.
+    """
+    _check(texts)
+    rows, long = encode_cut(tokenizer, texts, limit, "text_target" if as_target else "text", as_text)
     if long:
         logger.warning(f"Cut {len(long)} of {len(rows)} texts to {limit} tokens; the longest has {max(long)}.")
     return rows
@@ -85,7 +105,7 @@ def generate_texts(
     max_source_length: int | None = None,
     **generate_kwargs: Any,
 ) -> list[str]:
-    """Return one generated text per source, in the order of texts.
+    """Return one generated text per source, in the order of texts; "" for a source without anything to read.
 
     Sources of similar length share a batch, so that little is spent on padding. The best sequence is kept where
     `num_beams` makes several; for more than one answer per text, use the pipeline.
@@ -112,10 +132,16 @@ def generate_texts(
             "hf_genai.pipeline returns several texts per source"
         )
     target_tokenizer = target_tokenizer or source_tokenizer
-    rows = encode_texts(source_tokenizer, texts, length_limit(model, source_tokenizer, max_source_length))
+    _check(texts)
+    limit = length_limit(model, source_tokenizer, max_source_length)
+    asked = [index for index, text in enumerate(texts) if not is_blank(text)]
+    outputs: list[str] = [""] * len(texts)
+    if not asked:
+        return outputs
+    found = encode_texts(source_tokenizer, [texts[index] for index in asked], limit)
+    rows = dict(zip(asked, found, strict=True))
     generate_kwargs = {**default_length(model, generate_kwargs), **generate_kwargs}
-    order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))  # longest first: memory runs out at once
-    outputs: list[str] = [""] * len(rows)
+    order = sorted(rows, key=lambda index: -len(rows[index]))  # longest first: memory runs out at once
     with inference(model), logging.tqdm(total=len(rows), desc="Generating", unit="text") as progress:
         for start in range(0, len(rows), batch_size):
             some = order[start : start + batch_size]

@@ -7,6 +7,8 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from ..data.plain_text import encode_text
+
 
 def label_names(labels: Sequence[Any]) -> list[str]:
     """Return the names of all labels in a column, sorted: of single ones, or of lists where texts have several.
@@ -63,7 +65,7 @@ def tokenize_texts(
 
     def tokenize(batch: dict[str, list]) -> dict[str, list]:
         pairs = [batch[pair_column]] if pair_column else []
-        encoded = tokenizer(batch[text_column], *pairs, truncation=True, max_length=max_length)
+        encoded = encode_text(tokenizer, batch[text_column], *pairs, truncation=True, max_length=max_length)
         kept = ("input_ids", "attention_mask", "token_type_ids")
         return {
             **{name: encoded[name] for name in kept if name in encoded},

@@ -1,17 +1,30 @@
-"""Dialogue: a causal model learns the assistant's turns, and nothing of the user's."""
+"""Dialogue: a causal model learns the assistant's turns, and nothing of the user's.
 
+Roles and ends of turns are control tokens that the chat template writes. In what is said they are text: nobody begins
+an assistant's turn by typing <|assistant|>. For prompts, `apply_chat_template(..., sanitize_control_tokens=True)` of
+transformers sees to it; `tokenize_dialogues` makes the same tokens, and marks the assistant's.
+"""
+
+import functools
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
+from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from ..data.plain_text import encode_text, read_prompts_as_text
 
 logger = logging.get_logger(__name__)
 Row = dict[str, list[int]]
 
+ROLES = ("system", "user", "assistant")
+# Noncharacters of Unicode, of which one sets what is typed apart from what the template writes.
+_MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 # A line for each turn; `generation` marks what the assistant writes, its end token included.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -26,6 +39,27 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
 )
+
+
+def add_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give a tokenizer without a chat template `CHAT_TEMPLATE`, and the template's roles as control tokens.
+
+    The tokenizer gets up to three ids more; `make_room_for_roles` gives a model their embeddings. One with a template
+    of its own keeps it. Prompts name control tokens from then on, as a stock `apply_chat_template` needs it.
+    """
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = CHAT_TEMPLATE
+        roles = [AddedToken(f"<|{role}|>", special=True, normalized=False) for role in ROLES]
+        tokenizer.add_tokens(roles, special_tokens=True)
+    read_prompts_as_text(tokenizer, False)
+
+
+def make_room_for_roles(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give a model embeddings for the tokens of `ROLES` that are the only ones to lie beyond its vocabulary."""
+    vocabulary, size = tokenizer.get_vocab(), model.config.get_text_config().vocab_size
+    beyond = {token: number for token, number in vocabulary.items() if number >= size}
+    if beyond and set(beyond) <= {f"<|{role}|>" for role in ROLES}:
+        model.resize_token_embeddings(max(beyond.values()) + 1)
 
 
 def as_messages(turns: Sequence[Any]) -> list[dict[str, str]]:
@@ -49,7 +83,8 @@ def tokenize_dialogues(
 ) -> tuple[Dataset, Counter]:
     """Turn the column `messages` into `input_ids` and `labels`: the assistant's tokens, -100 everywhere else.
 
-    A tokenizer without a chat template gets `CHAT_TEMPLATE`, and is saved with it. Of the messages
+    A tokenizer without a chat template gets `CHAT_TEMPLATE`, by `add_chat_template`, and is saved with it. Of the
+    messages
 
         [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
 
@@ -74,8 +109,7 @@ def tokenize_dialogues(
     """
     if "messages" not in dataset.column_names:
         raise ValueError(f"dataset must have a column messages; it has {', '.join(dataset.column_names) or 'none'}")
-    if tokenizer.chat_template is None:
-        tokenizer.chat_template = CHAT_TEMPLATE
+    add_chat_template(tokenizer)
     if "{% generation %}" not in str(tokenizer.chat_template).replace("{%-", "{%").replace("-%}", "%}"):
         raise ValueError(
             "the tokenizer's chat template does not mark the assistant's text by {% generation %} ... "
@@ -113,7 +147,11 @@ def recent_turns(
         if messages[begin]["role"] != "user":
             continue
         prompt: Any = tokenizer.apply_chat_template(
-            found, add_generation_prompt=True, return_dict=True, tokenizer_kwargs={"verbose": False}
+            found,
+            add_generation_prompt=True,
+            return_dict=True,
+            sanitize_control_tokens=True,
+            tokenizer_kwargs={"verbose": False},
         )
         if len(prompt["input_ids"]) <= max_length:
             return found
@@ -154,12 +192,86 @@ def _learns(row: Row) -> bool:
 
 
 def _tokenize(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> Row:
-    encoded: Any = tokenizer.apply_chat_template(
-        messages,
-        tokenize=True,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-        tokenizer_kwargs={"verbose": False},  # a dialogue may be too long before it is cut
-    )
-    ids, learned = encoded["input_ids"], encoded["assistant_masks"]
+    typed = _control_tokens(tokenizer)
+    if not any(isinstance(part, str) and typed.search(part) for turn in messages for part in turn.values()):
+        encoded: Any = tokenizer.apply_chat_template(
+            messages,
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+            tokenizer_kwargs={"verbose": False},  # a dialogue may be too long before it is cut
+        )
+        ids, learned = encoded["input_ids"], encoded["assistant_masks"]
+    else:
+        ids, learned = _tokenize_apart(messages, tokenizer, typed)
     return {"input_ids": ids, "labels": [token if keep else -100 for token, keep in zip(ids, learned, strict=True)]}
+
+
+def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
+    """Return a pattern of what is a control token where a template writes it: special tokens, and added ones in it."""
+    named = getattr(tokenizer, "chat_control_tokens", None)
+    template = str(tokenizer.chat_template)
+    tokens = [
+        token.content
+        for token in tokenizer.added_tokens_decoder.values()
+        if token.special
+        or (token.content in named if named is not None else token.content in template and token.content.strip())
+    ]
+    return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)) or r"(?!)")
+
+
+def _tokenize_apart(
+    messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, typed: re.Pattern
+) -> tuple[list[int], list[bool]]:
+    """Return the ids of a dialogue and which are the assistant's, with control tokens in its turns as text.
+
+    transformers does so for prompts, but not where it also tells whose a token is.
+    """
+    free = [mark for mark in _MARKS if not any(mark in str(part) for turn in messages for part in turn.values())]
+    if not free:
+        raise ValueError("messages must not hold all of the noncharacters U+FDD0 to U+FDEF")
+    mark = free[0]
+    marked = [
+        {
+            name: typed.sub(f"{mark}\\g<0>{mark}", part) if isinstance(part, str) and name != "role" else part
+            for name, part in turn.items()
+        }
+        for turn in messages
+    ]
+    names: dict[str, Any] = tokenizer.special_tokens_map
+    rendered: Any = render_jinja_template(
+        conversations=[marked],
+        chat_template=tokenizer.get_chat_template(),
+        return_assistant_tokens_mask=True,
+        **names,
+    )
+    (text,), (learned,) = rendered
+    ids: list[int] = []
+    flags: list[bool] = []
+    begin = 0
+    for number, piece in enumerate(text.split(mark)):
+        for token, left, right in _tokens_of_piece(piece, tokenizer, as_text=number % 2 == 1, first=number == 0):
+            ids.append(token)
+            flags.append(any(begin + left < last and begin + right > first for first, last in learned))
+        begin += len(piece) + len(mark)
+    return ids, flags
+
+
+def _tokens_of_piece(
+    piece: str, tokenizer: PreTrainedTokenizerBase, as_text: bool, first: bool
+) -> list[tuple[int, int, int]]:
+    """Return (id, first character, one past the last) of each token of a part of a dialogue.
+
+    All parts but the first are read after a line break, which is taken off again, unless it grows into one token with
+    the part: some tokenizers put a space before the start of a text.
+    """
+    encode = encode_text if as_text else functools.partial(type(tokenizer).__call__, split_special_tokens=False)
+    for before in ("",) if first else ("\n", ""):
+        encoded = encode(
+            tokenizer, before + piece, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        spans = [(left - len(before), right - len(before)) for left, right in encoded["offset_mapping"]]
+        if not any(left < 0 < right for left, right in spans):
+            break
+    tokens = zip(encoded["input_ids"], spans, strict=True)
+    return [(token, left, right) for token, (left, right) in tokens if right > 0]

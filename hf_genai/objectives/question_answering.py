@@ -9,6 +9,8 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from ..data.plain_text import encode_text
+
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("question", "context", "answer", "answer_start")
@@ -82,15 +84,18 @@ def tokenize_questions(
         raise ValueError("tokenizer must be a fast one: a slow one does not say which characters a token stands for")
 
     def tokenize(batch: dict[str, list], rows: list[int]) -> dict[str, list]:
-        alone = tokenizer(batch["question"], [""] * len(batch["question"]), verbose=False)  # with all special tokens
+        nothing = [""] * len(batch["question"])
+        alone = encode_text(tokenizer, batch["question"], nothing, verbose=False)  # with all special tokens
         longest = max(map(len, alone["input_ids"]))
         if longest + stride >= max_length:
             raise ValueError(
                 f"max_length ({max_length}) must be larger than stride ({stride}) and the longest question ({longest}"
                 " ids) together, or windows do not move on"
             )
-        encoded = tokenizer(
-            *(batch["question"], batch["context"]),
+        encoded = encode_text(
+            tokenizer,
+            batch["question"],
+            batch["context"],
             truncation="only_second",
             max_length=max_length,
             stride=stride,

@@ -10,6 +10,7 @@ from pyarrow import ArrowInvalid
 from transformers import TrainingArguments
 
 from ..cards import CardData
+from ..data.plain_text import join_words
 from ..data.texts import TextData, load_texts
 from ..objectives.dialogue import as_messages
 from .arguments import GenerationArguments, check_best_model, check_generation, check_training
@@ -284,10 +285,14 @@ def tokenize_splits(task: Any, texts: TextData) -> dict[str, Any]:
 
 
 def texts_of(rows: Any) -> list[str]:
-    """Return all texts of some rows, to train a tokenizer on."""
+    """Return all texts of some rows, to train a tokenizer on: words as running text, which is how they are read."""
     found: list[str] = []
     for row in rows:
-        for value in row.values():
+        for name, value in row.items():
+            if name in ("label", "tags"):
+                continue
+            if name == "tokens":
+                value = join_words(value)[0]
             items = [
                 item["content"] if isinstance(item, dict) else item
                 for item in (value if isinstance(value, list) else [value])

@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from ..data.packing import pack
-from ..data.tokenizers import end_texts
+from ..data.plain_text import encode_text
+from ..data.tokenizers import encode_cut, end_texts
 from ..evaluation.baselines import first_sentence, majority, most_frequent_tags, unigram_loss
 from ..evaluation.task_scores import Scores, answer_scores, macro_f1, rouge, rouge_scorer
 from ..objectives.causal_lm import CausalLMCollator
@@ -235,10 +236,8 @@ class Summarisation(Task):
         data = self.arguments.data
 
         def encode(batch: dict[str, list[str]]) -> dict[str, list]:
-            sources = self.tokenizer(batch["document"], truncation=True, max_length=data.max_length)["input_ids"]
-            targets = self.tokenizer(text_target=batch["summary"], truncation=True, max_length=data.max_target_length)[
-                "input_ids"
-            ]
+            sources, _ = encode_cut(self.tokenizer, batch["document"], data.max_length)
+            targets, _ = encode_cut(self.tokenizer, batch["summary"], data.max_target_length, "text_target")
             return {"input_ids": sources, "labels": targets}
 
         return texts.map(encode, batched=True, remove_columns=texts.column_names)
@@ -292,7 +291,11 @@ class Dialogue(Task):
             if not (given := recent_turns(messages[:last], self.tokenizer, self.arguments.data.max_length)):
                 continue
             ids = self.tokenizer.apply_chat_template(
-                given, add_generation_prompt=True, return_tensors="pt", return_dict=True
+                given,
+                add_generation_prompt=True,
+                return_tensors="pt",
+                return_dict=True,
+                sanitize_control_tokens=True,
             ).to(model.device)
             made = model.generate(**ids, max_new_tokens=30, do_sample=False)[0, ids["input_ids"].shape[1] :]
             asked = given[-1]["content"]
@@ -324,7 +327,7 @@ class Code(Dialogue):
 
     def tokenize(self, texts: Dataset) -> Dataset:
         def tokenize(batch: dict[str, list[str]]) -> dict[str, list]:
-            ids = self.tokenizer(batch["text"], verbose=False)["input_ids"]
+            ids = encode_text(self.tokenizer, batch["text"], verbose=False)["input_ids"]
             return {"input_ids": end_texts(ids, self.tokenizer.eos_token_id)}
 
         rows = texts.map(tokenize, batched=True, remove_columns=texts.column_names)
@@ -334,7 +337,7 @@ class Code(Dialogue):
     def samples(self, model: Any, texts: Dataset) -> Samples:
         found = []
         for text in texts["text"][:3]:
-            ids = self.tokenizer(text, verbose=False)["input_ids"][:60]
+            ids = encode_text(self.tokenizer, text, verbose=False)["input_ids"][:60]
             prompt = torch.tensor([ids[:40]], device=model.device)
             made = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=20, do_sample=False)
             found.append(

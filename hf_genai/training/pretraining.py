@@ -11,6 +11,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ..data.packing import PackingReport, pack
+from ..data.plain_text import encode_text
 from ..data.tokenizers import end_texts
 from ..evaluation.baselines import bigram_loss, unigram_loss
 from ..objectives import fill_in_the_middle
@@ -182,7 +183,7 @@ def make_rows(
         raise ValueError("whole_words=True needs packing=False: words are counted within a text")
 
     def tokenize(batch: dict[str, list[str]]) -> dict[str, list]:
-        encoded = tokenizer(batch[data.text_column], verbose=False)
+        encoded = encode_text(tokenizer, batch[data.text_column], verbose=False)
         ids = encoded["input_ids"]
         found = {"input_ids": end_texts(ids, tokenizer.eos_token_id) if kind.objective in CAUSAL else ids}
         return found | (

@@ -14,7 +14,9 @@ from filelock import FileLock
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ..data import train_tokenizer
+from ..data.plain_text import read_prompts_as_text
 from ..data.texts import Values
+from ..data.tokenizers import add_gap_tokens
 from ..objectives import fill_in_the_middle
 
 CAUSAL = ("clm", "prefix_lm", "fim")  # objectives of models that go on with a text
@@ -75,6 +77,7 @@ def make_tokenizer(arguments: Any, texts: Dataset) -> PreTrainedTokenizerBase:
     if lacking and not (objective == "mlm" and named.mask_token_id is not None):
         shown = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
         raise ValueError(f"the tokenizer of {name} lacks {shown}, which the objective {objective} needs")
+    read_prompts_as_text(named, as_text=not needed)  # prompts name the objective's tokens
     return named
 
 
@@ -93,7 +96,10 @@ def _new_tokenizer(arguments: Any, texts: Dataset) -> PreTrainedTokenizerBase:
         tokens = f"{len(needed)} of the objective {objective}"
         raise ValueError(f"{error} (of {options.vocab_size} tokens, {tokens} are taken off)") from error
     if objective == "mlm":
-        tokenizer.add_special_tokens({"mask_token": needed[0]})
+        add_gap_tokens(tokenizer, options.tokenizer_kind, mask=needed[0])
+    elif objective == "span_corruption":
+        add_gap_tokens(tokenizer, options.tokenizer_kind, others=needed)
     elif needed:
         tokenizer.add_tokens(needed, special_tokens=True)
+        read_prompts_as_text(tokenizer, as_text=False)
     return tokenizer

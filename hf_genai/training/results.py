@@ -26,13 +26,22 @@ logger = logging.get_logger(__name__)
 METRICS = ("bleu", "chrf", "exact_match")
 
 
-def metrics_of_ids(tokenizer: Any) -> Callable[[Any], dict[str, float]]:
-    """Return the Trainer's compute_metrics: ids (B, T), padded with -100, to bleu, chrf (0-100), exact_match (0-1)."""
+def metrics_of_outputs(tokenizer: Any, references: Sequence[str]) -> Callable[[Any], dict[str, float]]:
+    """Return the Trainer's compute_metrics: ids (B, T), padded with -100, to bleu, chrf (0-100), exact_match (0-1).
+
+    Args:
+        tokenizer: of the outputs.
+        references: the texts of all rows that are evaluated, in their order: as users wrote them, and not decoded from
+            the labels, which are cut, and in which what the tokenizer does not know is gone.
+    """
 
     def compute(prediction: Any) -> dict[str, float]:
-        columns = (prediction.predictions, prediction.label_ids)
-        ids = (np.where(rows == -100, tokenizer.pad_token_id, rows) for rows in columns)
-        outputs, references = (tokenizer.batch_decode(rows, skip_special_tokens=True) for rows in ids)
+        rows = prediction.predictions
+        if len(rows) != len(references):
+            raise ValueError(f"{len(rows)} outputs cannot be compared with {len(references)} references")
+        outputs = tokenizer.batch_decode(
+            np.where(rows == -100, tokenizer.pad_token_id, rows), skip_special_tokens=True
+        )
         scores = translation_scores(outputs, references)
         return {key: scores[key] for key in METRICS}
 
