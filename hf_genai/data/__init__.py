@@ -6,6 +6,7 @@ readers.py       rows of pairs as they stand in files, Arrow tables and language
 texts.py         texts, alone or with labels and the like, judged and split
 built_in.py      texts and labelled rows that need no download
 tokenizers.py    train, save, open and use tokenizers
+plain_text.py    read what users typed as text, and words as running text
 packing.py       several texts in a row
 """
 

@@ -34,6 +34,29 @@ TARGET_SUBFOLDER = "target_tokenizer"
 _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
+class TokenizersBackend(PreTrainedTokenizerFast):
+    """transformers' fast tokenizer, by whose name it is saved and opened again.
+
+    Once special tokens are added, or a chat template is set, prompts name control tokens.
+    """
+
+    def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
+        added = super().add_tokens(new_tokens, special_tokens)
+        if added and special_tokens:
+            read_prompts_as_text(self, False)
+        return added
+
+    @property
+    def chat_template(self) -> Any:
+        return self._chat_template
+
+    @chat_template.setter
+    def chat_template(self, template: Any) -> None:
+        self._chat_template = template
+        if template is not None:
+            read_prompts_as_text(self, False)
+
+
 def train_tokenizer(
     texts: Iterable[str],
     kind: str = "byte_bpe",
@@ -54,9 +77,10 @@ def train_tokenizer(
     All but byte_bpe compose characters first (NFC). Unigram and word write a space as \u2581 and cannot tell the two
     apart: that character comes back as a space.
 
-    Control tokens that stand in a text are text, in training and in `tokenizer(text)`; the saved tokenizer keeps to it
-    as a stock AutoTokenizer (`split_special_tokens` in its tokenizer_config.json). Where prompts have to name tokens,
-    `add_gap_tokens` and chat templates turn that off for prompts.
+    Control tokens that stand in a text are text, in training and in `tokenizer(text)`; the saved tokenizer keeps to
+    it as a stock AutoTokenizer (`split_special_tokens` in its tokenizer_config.json). Special tokens that are added
+    later, such as masks, and a chat template turn that off for prompts, which have to name control tokens then;
+    `encode_text` goes on reading texts as text.
 
     Args:
         texts: the training texts; both sides of a table of pairs for a shared vocabulary. They are read one by one,
@@ -79,7 +103,7 @@ def train_tokenizer(
     backend = train(texts, vocab_size)
     if ends_texts:
         _put_end(backend)
-    return PreTrainedTokenizerFast(
+    return TokenizersBackend(
         tokenizer_object=backend,
         pad_token="<pad>",
         bos_token="<s>",
@@ -97,7 +121,7 @@ def train_tokenizer(
 def add_gap_tokens(
     tokenizer: PreTrainedTokenizerBase, kind: str, mask: str | None = None, others: Sequence[str] = ()
 ) -> None:
-    """Add tokens that stand for something taken out of a text, and have prompts name them.
+    """Add tokens that stand for something taken out of a text, and that prompts name.
 
     Written after a space, such a token takes the space in (as RoBERTa's does), where the kind's pieces carry the space
     before them: "the bird <mask> in" then has the tokens that "the bird sings in" has with "sings" masked. In texts
@@ -118,7 +142,6 @@ def add_gap_tokens(
         tokenizer.add_special_tokens({"mask_token": token(mask)})
     if others:
         tokenizer.add_tokens([token(content) for content in others], special_tokens=True)
-    read_prompts_as_text(tokenizer, False)
 
 
 def _put_end(backend: Tokenizer) -> None:

@@ -101,5 +101,4 @@ def _new_tokenizer(arguments: Any, texts: Dataset) -> PreTrainedTokenizerBase:
         add_gap_tokens(tokenizer, options.tokenizer_kind, others=needed)
     elif needed:
         tokenizer.add_tokens(needed, special_tokens=True)
-        read_prompts_as_text(tokenizer, as_text=False)
     return tokenizer
