@@ -1,3 +1,5 @@
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -38,6 +40,28 @@ def test_a_language_without_a_long_form_says_its_own_short_one_and_never_an_iden
     texts = [target for rows in drawn.values() for _, target in rows]
     assert not [text for text in texts if "duration-" in text or "length-" in text or "mass-" in text]
     assert CldrPairs("en", "ja")._speakers[1].say(("measure", "duration-hour", 3)) == "3 時間"
+
+
+def test_every_release_of_babel_gives_the_rows_that_the_published_figures_were_measured_on(pairs):
+    """The demo's English and French must not move with CLDR's releases, or its figures compare with nothing."""
+    assert pairs["test"][:5] == [
+        ("169 centimeters", "169 centimètres"),
+        ("Persian, Lingala, and Venda", "persan, lingala et venda"),
+        ("75 hours ago", "il y a 75 heures"),
+        ("680 Hungarian forints", "680 forints hongrois"),
+        ("Lao, Kazakh, Ganda, and Uyghur", "lao, kazakh, ganda et ouïghour"),
+    ]
+    german = CldrPairs("en", "de").draw(2000, 150, 150)
+    digests = [hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16] for rows in (pairs, german)]
+    assert digests == ["86853fbf2ad11d3c", "ab4311c29c889f1b"]
+
+
+@pytest.mark.parametrize("language", ["ar", "fil", "ja", "ru", "vi", "zh"])
+def test_no_unit_comes_out_as_an_identifier_or_in_the_words_of_no_language(language):
+    drawn = CldrPairs("en", language, ["measure", "rate"] if language != "zh" else ["measure"]).draw(500, 20, 20)
+    targets = [target for rows in drawn.values() for _, target in rows]
+    words = ("area-", "digital-", "duration-", "energy-", "length-", "mass-", "power-", "speed-", "volume-", "Alias")
+    assert not [text for text in targets if any(word in text for word in words)]
 
 
 def test_no_source_and_no_target_occurs_twice(pairs):
