@@ -3,6 +3,7 @@
 Imports of torch and transformers stand inside the commands' functions: `hf-genai --help` answers without them.
 """
 
+import logging
 import sys
 from typing import Annotated, Any
 
@@ -64,6 +65,7 @@ for function, short_help, settings in (
 
 def main(argv: list[str] | None = None) -> None:
     """Run a command; end the process with 0, 1 (it failed), 2 (wrong use) or 128 + signal."""
+    hide_what_an_unused_torchao_says()
     argv = sys.argv[1:] if argv is None else argv
     debug = argv[:1] == ["--debug"]
     try:
@@ -78,6 +80,24 @@ def main(argv: list[str] | None = None) -> None:
             message = f"{type(error).__name__}: {message} (hf-genai --debug COMMAND ... shows where)"
         code = fail(message, getattr(error, "exit_code", 2 if isinstance(error, ValueError) else 1))
     sys.exit(code)
+
+
+def hide_what_an_unused_torchao_says() -> None:
+    """Drop the four lines that torchao prints at import: transformers imports torchao wherever it is installed.
+
+    Dropped are the failed loads of its CUDA kernels under a torch without CUDA, and torch's advice to torchao's authors
+    about Enums. Whatever else the two log is shown.
+    """
+
+    def is_of_use(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if record.name == "torchao":
+            torch: Any = sys.modules.get("torch")
+            return not message.startswith("Failed to load ") or torch is None or torch.version.cuda is not None
+        return "is an Enum subclass and is now natively supported" not in message
+
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).addFilter(is_of_use)
 
 
 def fail(message: str, code: int) -> int:
