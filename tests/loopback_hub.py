@@ -72,7 +72,7 @@ class LoopbackHub:
         repo = self.repos[kind, repo_id]
         return repo.commits[repo.branches[revision]]
 
-    def python(self, code: str, home: Path, *arguments: str, timeout: float = 120) -> str:
+    def python(self, code: str, home: Path, *arguments: str) -> str:
         """Run code in a new process with an empty cache in `home`; return what it prints."""
         keep = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
         env = keep | {"HF_ENDPOINT": self.url, "HF_TOKEN": TOKEN, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
@@ -85,7 +85,6 @@ class LoopbackHub:
             stdin=subprocess.DEVNULL,
             text=True,
             capture_output=True,
-            timeout=timeout,
         )
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\nunknown requests: {self.unknown}"
         return done.stdout

@@ -16,14 +16,19 @@ from hf_genai.commands.translate import read_texts
 
 HELP = """
 import contextlib, io, resource, sys
+def seconds():
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+import typer
+import typer.testing
+typer_alone = seconds()
 from hf_genai.cli import main
 for argv in (["--help"], ["train", "--help"], ["demo", "--help"], []):
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
         main(argv)
     assert "hf-genai" in out.getvalue(), argv
 assert "torch" not in sys.modules and "transformers" not in sys.modules
-usage = resource.getrusage(resource.RUSAGE_SELF)
-print(usage.ru_utime + usage.ru_stime)
+print(seconds(), typer_alone)
 """
 
 
@@ -50,15 +55,16 @@ def demo(tmp_path_factory):
         "--save_steps",
         "2",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
 
-def test_help_answers_in_half_a_second_without_torch():
-    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, timeout=60)
+def test_help_answers_without_torch_in_a_few_times_what_typer_needs_to_load():
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 0.5  # seconds of processor time, so that a busy machine fails nobody
+    ours, typer_alone = map(float, done.stdout.split())  # seconds of processor time, which a busy machine leaves alone
+    assert ours < 6 * typer_alone  # importing torch would take it beyond 10
 
 
 @pytest.mark.parametrize("command", ["demo", "train", "generate", "attend", "evaluate", "push", "serve"])

@@ -91,7 +91,7 @@ def home_and_away(tmp_path_factory):
     here, places = saved(root)
     result = subprocess.run(
         [sys.executable, "-c", WITHOUT_THE_PACKAGE, json.dumps(places)],
-        capture_output=True, text=True, cwd=root, timeout=240,
+        capture_output=True, text=True, cwd=root,
         env={"PATH": "/usr/bin:/bin", "HF_HOME": str(root / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]

@@ -219,7 +219,6 @@ def test_accumulation_and_two_processes_train_as_one_large_batch_does(main, tmp_
         [*torchrun, str(recipes_dir() / "train_seq2seq.py"), *options("two", "4", "1")],
         capture_output=True,
         text=True,
-        timeout=200,
         env={**os.environ, "PYTHONPATH": str(recipes_dir().parent), "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -265,12 +264,10 @@ def test_sigterm_ends_the_script_with_143_and_a_checkpoint_to_resume(tmp_path):
         env={**os.environ, "PYTHONPATH": str(recipes_dir().parent)},
     )
     try:
-        deadline = time.monotonic() + 120
         while not list((tmp_path / "run").glob("checkpoint-*")) and process.poll() is None:
-            assert time.monotonic() < deadline
             time.sleep(0.2)
         process.terminate()
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate()
     finally:
         process.kill()
     assert process.returncode == 143, errors

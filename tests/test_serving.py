@@ -54,7 +54,7 @@ def expected_answer(folder, new_tokens: int) -> str:
 
 
 def client_of(port: int):
-    return openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", timeout=60, max_retries=0)
+    return openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", timeout=900, max_retries=0)
 
 
 def ask(port: int, folder) -> tuple[str, str]:
@@ -102,7 +102,7 @@ def test_the_server_answers_what_generate_gives_at_once_and_streamed(folder, con
         server.kill_server()
 
 
-def wait_for(port: int, seconds: float = 60) -> None:
+def wait_for(port: int, seconds: float = 900) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         with socket.socket() as probe:

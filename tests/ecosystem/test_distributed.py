@@ -56,7 +56,6 @@ def test_tensor_data_and_pipeline_parallel_models_give_the_logits_of_one_process
         [*launch, str(tmp_path / "script.py"), str(tmp_path), *CASES],
         capture_output=True,
         text=True,
-        timeout=200,
         env=environment,
     )
     assert done.returncode == 0, done.stderr[-3000:]
