@@ -20,7 +20,7 @@ app = typer.Typer(
     \b
     Start here:  hf-genai demo
     Then:        hf-genai generate hf_genai_demo "in 3 days"
-                 hf-genai attend hf_genai_demo "Monday, 4 May 2026"
+                 hf-genai attend hf_genai_demo "Monday, May 4, 2026"
                  hf-genai train rnn_small --data my.csv --source_column en --target_column fr --output_dir my_model
                  hf-genai push my_model my_name/my_model --dry_run
 
@@ -85,8 +85,8 @@ def main(argv: list[str] | None = None) -> None:
 def hide_what_an_unused_torchao_says() -> None:
     """Drop the four lines that torchao prints at import: transformers imports torchao wherever it is installed.
 
-    Dropped are the failed loads of its CUDA kernels under a torch without CUDA, and torch's advice to torchao's authors
-    about Enums. Whatever else the two log is shown.
+    Dropped are the failed loads of its CUDA kernels under a torch without CUDA, and torch's advice about Enums to
+    torchao's authors. Whatever else the two log is shown.
     """
 
     def is_of_use(record: logging.LogRecord) -> bool:

@@ -53,7 +53,7 @@ def attend(
     """Draw what the decoder looked at while it wrote each word: a picture and a page to open in a browser.
 
     \b
-    hf-genai attend hf_genai_demo "Monday, 4 May 2026"
+    hf-genai attend hf_genai_demo "Monday, May 4, 2026"
     hf-genai attend hf_genai_demo "in 3 days" --output in_3_days --num_beams 5
     """
     stem = output.with_suffix("") if output.suffix in (".png", ".html") else output

@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""Run the tests on other releases than those that constraints.txt holds, and say which tests fail on which package.
+
+    python3 .ci/releases.py newest            all tests, on the newest releases that pip finds
+    python3 .ci/releases.py lowest            all tests, on the lowest that pyproject.toml admits
+    python3 .ci/releases.py newest -- tests/decoding -k beams
+
+torch is the one that constraints.txt holds under `newest`, as its newest default build draws gigabytes; --torch takes
+another. Where tests fail, each package whose release differs from constraints.txt is put back alone, and the failed
+tests run again: those that pass then fail because of that package. The end is 1 if a test failed. Needs bash's `git`
+and Python 3.11 or newer.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def plain(name: str) -> str:
+    """Return a package's name as registries compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def requirements() -> dict[str, str]:
+    """Return what the package and its extras for tests ask for: name -> specifier, such as ">=2,<3"."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    lines = project["dependencies"] + [line for extra in project["optional-dependencies"].values() for line in extra]
+    read = (re.match(r"([\w.-]+)(\[[\w,]*\])?\s*([^;]*)", line) for line in lines)
+    return {plain(match[1]): match[3] for match in read if match and match[1] != "hf_genai"}
+
+
+def pinned() -> dict[str, str]:
+    """Return the releases that constraints.txt holds."""
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    return {plain(name): version for name, _, version in (line.partition("==") for line in lines) if version}
+
+
+def lowest() -> list[str]:
+    """Return a constraint for each package that has a lowest release."""
+    found = {name: re.search(r">=\s*([\w.]+)", specifier) for name, specifier in requirements().items()}
+    return [f"{name}=={match[1]}" for name, match in found.items() if match]
+
+
+class Environment:
+    """A virtual environment with this package in it.
+
+    Args:
+        folder: where it is; made if it is not there.
+        constraints: what pip has to keep to.
+    """
+
+    def __init__(self, folder: Path, constraints: list[str]):
+        self.python = folder / "bin" / "python"
+        if not self.python.exists():
+            subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+            kept = folder / "constraints.txt"
+            kept.write_text("\n".join(constraints) + "\n", "utf-8")
+            self.install("-c", str(kept), "-e", f"{ROOT}[dev]")
+
+    def install(self, *what: str) -> None:
+        subprocess.run([self.python, "-m", "pip", "install", "-q", *what], check=True)
+
+    def releases(self) -> dict[str, str]:
+        command = [self.python, "-m", "pip", "list", "--format", "json"]
+        listed = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        return {plain(row["name"]): row["version"].partition("+")[0] for row in listed}
+
+    def failures(self, *arguments: str) -> list[str] | None:
+        """Run pytest; return the tests that failed, or None if it could not run at all."""
+        with tempfile.TemporaryDirectory() as cache:
+            command = [self.python, "-m", "pytest", "-o", f"cache_dir={cache}", *arguments]
+            ended = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}).returncode
+            kept = Path(cache, "v", "cache", "lastfailed")
+            failed = sorted(json.loads(kept.read_text("utf-8"))) if kept.exists() else []
+        return failed if failed or not ended else None
+
+
+def blame(environment: Environment, failed: list[str]) -> dict[str, list[str]]:
+    """Return by test the packages whose release in constraints.txt, put back alone, makes it pass."""
+    here, there = environment.releases(), pinned()
+    blamed: dict[str, list[str]] = {test: [] for test in failed}
+    for name in requirements():
+        if name in here and name in there and here[name] != there[name]:
+            environment.install("--no-deps", f"{name}=={there[name]}")
+            still = environment.failures(*failed)
+            for test in failed if still is not None else ():
+                if test not in still:
+                    blamed[test].append(f"{name} {here[name]} (passes with {there[name]})")
+            environment.install("--no-deps", f"{name}=={here[name]}")
+    return blamed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("which", choices=("newest", "lowest"))
+    parser.add_argument(
+        "--venv", type=Path, help="a folder for the environment, kept for the next call"
+    )
+    parser.add_argument("--torch", help="such as torch==2.14.1; default: as said above")
+    parser.add_argument("pytest", nargs="*", help="arguments for pytest, after --")
+    given = parser.parse_args()
+    constraints = lowest() if given.which == "lowest" else [f"torch=={pinned()['torch']}"]
+    if given.torch:
+        constraints = [line for line in constraints if not line.startswith("torch==")] + [given.torch]
+    with tempfile.TemporaryDirectory() as made:
+        environment = Environment((given.venv or Path(made, "venv")).absolute(), constraints)
+        here, there = environment.releases(), pinned()
+        print(f"\nreleases that differ from constraints.txt ({given.which}):", flush=True)
+        for name in sorted(here.keys() & there.keys()):
+            if here[name] != there[name]:
+                print(f"  {name:<24}{there[name]:>16} -> {here[name]}", flush=True)
+        failed = environment.failures(*(given.pytest or ("-n", "2", "--dist", "loadfile")))
+        if failed is None:
+            print(f"the tests did not run on the {given.which} releases", file=sys.stderr)
+            return 1
+        if failed:
+            print(f"\n{len(failed)} tests fail on the {given.which} releases:", file=sys.stderr)
+            for test, packages in blame(environment, failed).items():
+                print(f"  {test}\n      {'; '.join(packages) or 'no package alone'}", file=sys.stderr)
+            return 1
+        print(f"all pass on the {given.which} releases")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
