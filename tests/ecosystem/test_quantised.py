@@ -20,7 +20,7 @@ def test_a_model_loads_in_8_bits_computes_nearly_the_same_and_can_be_saved(name,
     model = translator() if name == "RNN" else make(name)
     batch = batch_of("T5" if name == "RNN" else name)
     model.save_pretrained(tmp_path / "full")
-    in_8_bits = TorchAoConfig(Int8WeightOnlyConfig())
+    in_8_bits = TorchAoConfig(Int8WeightOnlyConfig(version=2))
     small = type(model).from_pretrained(tmp_path / "full", quantization_config=in_8_bits)
     changed = [n for n, p in small.named_parameters() if type(p) is not torch.nn.Parameter]
     assert any("layers" in name for name in changed)
@@ -38,7 +38,7 @@ def test_a_model_loads_in_8_bits_computes_nearly_the_same_and_can_be_saved(name,
 def test_generation_in_8_bits_goes_on_from_the_cache_as_without_one(loop, tmp_path):
     make("GPT").save_pretrained(tmp_path)
     small = hf_genai.GenaiGPTForCausalLM.from_pretrained(
-        tmp_path, quantization_config=TorchAoConfig(Int8WeightOnlyConfig())
+        tmp_path, quantization_config=TorchAoConfig(Int8WeightOnlyConfig(version=2))
     )
     ids = batch_of("GPT")["input_ids"][:1]
     options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
