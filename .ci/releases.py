@@ -101,9 +101,7 @@ def blame(environment: Environment, failed: list[str]) -> dict[str, list[str]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("which", choices=("newest", "lowest"))
-    parser.add_argument(
-        "--venv", type=Path, help="a folder for the environment, kept for the next call"
-    )
+    parser.add_argument("--venv", type=Path, help="a folder for the environment, kept for the next call")
     parser.add_argument("--torch", help="such as torch==2.14.1; default: as said above")
     parser.add_argument("pytest", nargs="*", help="arguments for pytest, after --")
     given = parser.parse_args()

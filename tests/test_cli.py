@@ -67,6 +67,24 @@ def test_help_answers_without_torch_in_a_few_times_what_typer_needs_to_load():
     assert ours < 6 * typer_alone  # importing torch would take it beyond 10
 
 
+def test_a_torchao_that_no_command_uses_says_nothing_and_other_warnings_are_shown(demo):
+    code = """
+import logging, sys, torch
+from hf_genai.cli import main
+torch.version.cuda = None
+try:
+    main(["generate", sys.argv[1], "in 3 days", "--max_new_tokens", "2"])
+except SystemExit:
+    assert "torchao" in sys.modules
+logging.getLogger("torchao").warning("a kernel is missing")
+logging.getLogger("torch.utils._pytree").warning("a tree has no leaves")
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(demo[0])], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Failed to load" not in done.stderr and "Enum" not in done.stderr
+    assert "a kernel is missing" in done.stderr and "a tree has no leaves" in done.stderr
+
+
 @pytest.mark.parametrize("command", ["demo", "train", "generate", "attend", "evaluate", "push", "serve"])
 def test_the_help_of_each_command_shows_examples(command, capsys):
     assert run(command, "--help") == 0
