@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from .commands import convert, evaluate, push, serve, train, translate
+from .private_names import TORCHAO_LOGGERS
 
 app = typer.Typer(
     add_completion=False,
@@ -96,7 +97,7 @@ def hide_what_an_unused_torchao_says() -> None:
             return not message.startswith("Failed to load ") or torch is None or torch.version.cuda is not None
         return "is an Enum subclass and is now natively supported" not in message
 
-    for name in ("torchao", "torch.utils._pytree"):
+    for name in TORCHAO_LOGGERS:
         logging.getLogger(name).addFilter(is_of_use)
 
 

@@ -23,6 +23,7 @@ from transformers.utils import cached_file, logging
 
 from .conversion_layout import RENAME, Head, Layout, Operation
 from .conversion_tables import ACTIVATIONS, COMMON, LAYOUTS, UNFIT
+from .private_names import attention_of, models_of
 from .registry import FAMILIES, load
 
 logger = logging.get_logger(__name__)
@@ -143,7 +144,7 @@ def load_foreign(name: str, auto_class: str | None, options: dict[str, Any]) -> 
     config = AutoConfig.from_pretrained(name, trust_remote_code=False, **hub_options)
     layout = layout_of(config)
     if auto_class is not None:
-        mapping = getattr(getattr(transformers, auto_class, None), "_model_mapping", {})
+        mapping = models_of(getattr(transformers, auto_class, None))
         if type(config) not in mapping:
             raise ValueError(f"auto_class: {auto_class!r} is no Auto class of transformers that opens {layout.name}")
         architecture = mapping[type(config)].__name__
@@ -296,7 +297,7 @@ def transfer(
             config=config,
             state_dict={name: weight.detach().clone().contiguous() for name, weight in state.items()},
             dtype=source.dtype,
-            attn_implementation=source.config._attn_implementation,
+            attn_implementation=attention_of(source.config),
             output_loading_info=True,
         )
     # what a row names and this class has no place for goes back under its old name
@@ -314,7 +315,7 @@ def transfer(
         )
     if target.can_generate() and source.generation_config is not None:
         target.generation_config = copy.deepcopy(source.generation_config)
-    target.config._name_or_path = target.name_or_path = source.config._name_or_path
+    target.config.name_or_path = target.name_or_path = source.config.name_or_path
     return target.to(source.device).train(source.training)
 
 

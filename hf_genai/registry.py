@@ -3,6 +3,9 @@
 A configuration class names its model classes (`auto_classes`). They are registered as stand-ins that load the modeling
 file when they are first used, so that `import hf_genai` costs next to nothing; once the file is loaded, whoever loaded
 it, the real classes take the stand-ins' places.
+
+transformers' own registration cannot do that: it takes no path of a class in the place of the class, its lazy tables
+find modules of transformers alone, and `AutoModel` itself loads torch, which takes seconds. A test speaks when it can.
 """
 
 import importlib

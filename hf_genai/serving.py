@@ -10,6 +10,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from .private_names import stop_serving
 from .registry import FAMILIES, load
 
 NEEDS = ("fastapi", "openai", "pydantic", "uvicorn")
@@ -74,8 +75,7 @@ def serve(argv: list[str]) -> None:
                 super().__init__(*args, **kwargs)  # returns, or raises KeyboardInterrupt, when it is stopped
             finally:
                 # else the worker of continuous batching keeps the process alive
-                if hasattr(self, "_generation_state"):
-                    self._generation_state.shutdown()
+                stop_serving(self)
 
     make_visible()
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)

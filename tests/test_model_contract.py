@@ -117,7 +117,9 @@ def test_every_parameter_gets_a_gradient(case):
     model = case.loud_model().train()
     found = gradients(case, model, case.batch("right", "right", labels=True))
     assert [name for name, gradient in found.items() if not gradient.isfinite().all()] == []
-    assert [name for name, gradient in found.items() if gradient.abs().max() == 0] == []
+    # the softmax over choices does not see what all of them get: that bias has a gradient of 0 but for rounding
+    needless = {"classifier.bias"} if case.name.endswith("ForMultipleChoice") else set()
+    assert [name for name, gradient in found.items() if gradient.abs().max() == 0 and name not in needless] == []
 
 
 @each_that(lambda case: case.has_head and case.kind != "pretraining")

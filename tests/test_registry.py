@@ -85,6 +85,14 @@ def test_the_table_names_classes_that_exist_and_are_public():
             assert getattr(transformers, auto_class)._model_mapping[config] is model_class
 
 
+def test_transformers_cannot_register_a_class_by_its_path_so_that_stand_ins_are_needed(monkeypatch):
+    auto, config = transformers.AutoModelForSeq2SeqLM, tiny_config()
+    monkeypatch.setitem(auto._model_mapping._extra_content, type(config), None)  # put back at the end
+    auto.register(type(config), "hf_genai.models.modeling_rnn.GenaiRNNForConditionalGeneration", exist_ok=True)
+    with pytest.raises(AttributeError):  # if this passes, register paths and drop the stand-ins of registry.py
+        auto.from_config(config)
+
+
 def test_a_name_that_is_not_there_is_an_attribute_error():
     with pytest.raises(AttributeError, match="GenaiRNNForPoetry"):
         hf_genai.GenaiRNNForPoetry  # noqa: B018

@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 
+from ..private_names import fingerprint_of
+
 SHARD_TOKENS = 1 << 24  # packed at once: rows get as full as from all texts, and memory grows by 250 MB at most
 
 
@@ -141,7 +143,7 @@ def pack(dataset: Dataset, row_length: int) -> tuple[Dataset, PackingReport]:
         raise ValueError("dataset holds no token to pack")
     # what the rows depend on; this file, too, as a cache outlives a change of it
     code = inspect.getsource(sys.modules[__name__])
-    fingerprint = Hasher.hash([dataset._fingerprint, row_length, SHARD_TOKENS, code])
+    fingerprint = Hasher.hash([fingerprint_of(dataset), row_length, SHARD_TOKENS, code])
     files = dataset.cache_files
     shards = Dataset.from_dict({"shard": shards_of(lengths, SHARD_TOKENS)}).with_format("arrow")
     rows = shards.map(

@@ -3,7 +3,6 @@
 import functools
 import warnings
 from dataclasses import dataclass
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from ..models.packed_linear import PLAIN, PackedLinear, packing_works
 from ..models.token_step import Pack, Rows, StepLayers
+from ..private_names import version_of, vnni_supported, weight_int8pack_mm
 
 # Weights beyond which a row is better quantised, too
 LARGEST_MIXED = 2**20
@@ -56,7 +56,7 @@ class Int8Linear:
     def __call__(self, x: Tensor) -> Tensor:
         """(N, K) -> (N, M)."""
         if self.mixed and len(x) == 1:
-            x = torch._weight_int8pack_mm(x.bfloat16(), self.weight, self.scales).float()
+            x = weight_int8pack_mm(x.bfloat16(), self.weight, self.scales).float()
             x = x if self.bias is None else x.add_(self.bias)
         else:
             x = self.product(x.contiguous(), self.packed, self.reduce_range)
@@ -69,17 +69,11 @@ def mixed_product_works() -> bool:
     x, weight = torch.linspace(-1, 1, 64).view(1, 64).bfloat16(), (torch.arange(64 * 32) % 200 - 100).view(32, 64)
     scales = torch.full((32,), 0.5).bfloat16()
     try:
-        found = torch._weight_int8pack_mm(x, weight.to(torch.int8), scales)
+        found = weight_int8pack_mm(x, weight.to(torch.int8), scales)
     except (AttributeError, RuntimeError, TypeError):
         return False
     wanted = x.float() @ weight.t().float() * 0.5
     return torch.allclose(found.float(), wanted, rtol=2e-2, atol=0.5)
-
-
-def vnni_supported() -> bool:
-    """Whether this CPU adds up 8-bit products in 32 bits at once, as far as torch tells."""
-    tell: Any = getattr(torch.cpu, "_is_vnni_supported", None)
-    return tell is not None and bool(tell())
 
 
 PACKERS: dict[str, Pack] = {"float32": PackedLinear, "bfloat16": BFloat16Linear, "int8": Int8Linear}
@@ -122,7 +116,7 @@ _packed: WeakKeyDictionary[nn.Module, dict[str, PackedWeights]] = WeakKeyDiction
 def fingerprint(parameters: list[nn.Parameter]) -> tuple:
     """Return where each parameter is, how often it was changed, and its sum, which also changes made through `.data`
     change."""
-    return tuple((p.data_ptr(), p._version, str(p.detach().sum().item())) for p in parameters)
+    return tuple((p.data_ptr(), version_of(p), str(p.detach().sum().item())) for p in parameters)
 
 
 def packed_weights(model: nn.Module, layers: nn.ModuleList, head: nn.Linear, config, dtype: str) -> PackedWeights:

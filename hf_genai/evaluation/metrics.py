@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import evaluate
 from datasets import Features, List, Value
 
+from ..private_names import MetricHooks
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -34,7 +36,7 @@ def _sklearn_metrics() -> Any:
     return sklearn.metrics
 
 
-class OfflineMetric(evaluate.Metric):
+class OfflineMetric(MetricHooks, evaluate.Metric):
     """A metric that is kept in memory (nothing is written to the cache) and refuses empty or unequal columns.
 
     Distributed use (`num_process > 1`) goes through files, as evaluate requires.
@@ -56,8 +58,10 @@ class OfflineMetric(evaluate.Metric):
             features=self.input_features,
         )
 
-    def _build_data_dir(self) -> str:
-        return "" if self.keep_in_memory else super()._build_data_dir()
+    @property
+    def columns(self) -> list[str]:
+        """The names of what is scored: predictions and references."""
+        return list(self.input_features[0])
 
     def add_batch(self, *, predictions=None, references=None, **kwargs):
         """Add aligned columns of equal length.
@@ -67,7 +71,7 @@ class OfflineMetric(evaluate.Metric):
         """
         given = {"predictions": predictions, "references": references, **kwargs}
         lengths = {}
-        for name in self._feature_names():
+        for name in self.columns:
             column = given.get(name)
             if column is None:
                 raise ValueError(f"{type(self).__name__} needs {name}, got None")
@@ -88,9 +92,9 @@ class OfflineMetric(evaluate.Metric):
             ValueError: if there is nothing to score.
         """
         given = {"predictions": predictions, "references": references, **kwargs}
-        columns = [given.get(name) for name in self._feature_names()]
+        columns = [given.get(name) for name in self.columns]
         if self.writer is None and not any(column is not None and len(column) for column in columns):
-            raise ValueError(f"{type(self).__name__} has nothing to score: no {' or '.join(self._feature_names())}")
+            raise ValueError(f"{type(self).__name__} has nothing to score: no {' or '.join(self.columns)}")
         return super().compute(predictions=predictions, references=references, **kwargs)
 
 

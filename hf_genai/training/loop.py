@@ -224,6 +224,7 @@ def train(
     optimizer = make_optimizer(model, options.learning_rate, options.weight_decay, options.adam_betas)
     scheduler = options.schedule(optimizer)
     model, optimizer = accelerator.prepare(model, optimizer)
+    accelerator.prepared_model = model  # for `whole_model`: an attribute of our own
     accelerator.register_for_checkpointing(scheduler)
     batch_size = size * options.gradient_accumulation_steps * accelerator.num_processes
     batches, history = Batches(rows, collate, batch_size, options.seed), History()
@@ -324,7 +325,7 @@ def whole_model(model_class: type, model: Any, accelerator: Accelerator) -> Any:
         model_class: of the model before training, as dividing weights (FSDP) changes the class.
     """
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        weights = accelerator.get_state_dict(accelerator._models[-1])  # gathers what was divided
+        weights = accelerator.get_state_dict(accelerator.prepared_model)  # gathers what was divided
         if accelerator.is_main_process:
             whole = model_class(model.config)
             whole.load_state_dict(weights)

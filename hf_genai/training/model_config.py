@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection
 from typing import Any
 
+from ..private_names import models_of
 from .parsing import COMMAND_LINE, unknown_key
 
 
@@ -132,9 +133,9 @@ def check_model_type(config: Any, auto: Any, task: str, without: Collection[str]
     Raises:
         ValueError: names the families of ours that can.
     """
-    fits = type(config) in auto._model_mapping and config.model_type not in without
+    fits = type(config) in models_of(auto) and config.model_type not in without
     if not fits or not (foreign or config.model_type.startswith("genai")):
-        known = {c.model_type for c in auto._model_mapping if c.model_type.startswith("genai")} - set(without)
+        known = {c.model_type for c in models_of(auto) if c.model_type.startswith("genai")} - set(without)
         raise ValueError(
             f"model_type {config.model_type!r} cannot learn {task}; of ours, {', '.join(sorted(known))} can"
         )

@@ -51,6 +51,27 @@ class Parsed:
 
 
 class _Parser(HfArgumentParser):
+    """HfArgumentParser that raises instead of ending the process, and lists its `actions`, those of groups too."""
+
+    def __init__(self, *args, **kwargs):
+        self.actions: list[argparse.Action] = []
+        super().__init__(*args, **kwargs)
+
+    def add_argument(self, *args, **kwargs):
+        self.actions.append(super().add_argument(*args, **kwargs))
+        return self.actions[-1]
+
+    def add_argument_group(self, *args, **kwargs):
+        group = super().add_argument_group(*args, **kwargs)
+        add = group.add_argument
+
+        def listed(*args, **kwargs):
+            self.actions.append(add(*args, **kwargs))
+            return self.actions[-1]
+
+        group.add_argument = listed  # type: ignore[method-assign]
+        return group
+
     def error(self, message: str):
         raise ValueError(message)
 
@@ -124,7 +145,7 @@ def parse(groups: Sequence[type], argv: Sequence[str] | None, description: str |
     }
     mappings = [name for group in groups for name, hint in typing.get_type_hints(group).items() if hint is dict]
     actions: dict[str, argparse.Action] = {}
-    for action in parser._actions:
+    for action in parser.actions:
         actions.setdefault(action.dest, action)  # the first: --no_KEY follows --KEY and has the same dest
         action.default, action.required = argparse.SUPPRESS, False  # so that only what was given comes back
         if action.type is dict:
@@ -207,7 +228,7 @@ def _parse(parser: _Parser, tokens: list[str], where: str) -> dict[str, Any]:
         namespace, rest = parser.parse_known_args(tokens)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    known = {option.lstrip("-") for option in parser._option_string_actions}
+    known = {option.lstrip("-") for action in parser.actions for option in action.option_strings}
     for token in rest:
         if token.startswith("--"):
             raise unknown_key(token[2:].split("=")[0].replace("-", "_"), {k.replace("-", "_") for k in known}, where)

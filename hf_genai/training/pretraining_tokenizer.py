@@ -18,6 +18,7 @@ from ..data.plain_text import read_prompts_as_text
 from ..data.texts import Values
 from ..data.tokenizers import add_gap_tokens
 from ..objectives import fill_in_the_middle
+from ..private_names import fingerprint_of
 
 CAUSAL = ("clm", "prefix_lm", "fim")  # objectives of models that go on with a text
 
@@ -61,7 +62,7 @@ def make_tokenizer(arguments: Any, texts: Dataset) -> PreTrainedTokenizerBase:
             return _new_tokenizer(arguments, texts)
         code = inspect.getsource(sys.modules[train_tokenizer.__module__])
         length, version = arguments.data.row_length, tokenizers.__version__
-        hashed = Hasher.hash([texts._fingerprint, *astuple(options), objective, length, version, code])
+        hashed = Hasher.hash([fingerprint_of(texts), *astuple(options), objective, length, version, code])
         folder = Path(f"{files[0]['filename']}.tokenizer-{hashed}")
         with in_turn(texts):
             if not folder.is_dir():

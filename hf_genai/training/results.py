@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from ..evaluation.generation import default_length, encode_texts, generate_texts, inference, length_limit
 from ..evaluation.metrics import baseline_scores, translation_scores
+from ..private_names import attention_of
 from .arguments import RecipeArguments
 
 logger = logging.get_logger(__name__)
@@ -100,7 +101,7 @@ def draw_attention(
     rows = encode_texts(source_tokenizer, [text], length_limit(model, source_tokenizer, None))
     batch = source_tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(model.device)
     generate_kwargs = {**default_length(model, generate_kwargs), **generate_kwargs}
-    implementation = model.config._attn_implementation
+    implementation = attention_of(model.config)
     if implementation not in (None, "eager"):
         model.set_attn_implementation("eager")  # fused kernels keep no weights
     try:

@@ -18,6 +18,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from ..data import save_tokenizers
 from ..model_folder import INCOMPLETE_MARKER
+from ..private_names import TrainerHooks
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ class ShuffledLengthGroupedSampler(LengthGroupedSampler):
         return iter([index for batch in (first, *(middle[place] for place in order), last) for index in batch])
 
 
-class GenaiSeq2SeqTrainer(Seq2SeqTrainer):
+class GenaiSeq2SeqTrainer(TrainerHooks, Seq2SeqTrainer):
     """Seq2SeqTrainer that differs in these points.
 
     Batches grouped by length come in random order.
@@ -150,8 +151,7 @@ class GenaiSeq2SeqTrainer(Seq2SeqTrainer):
         if self.label_smoother is not None and getattr(self.model, "smooths_labels", False):
             self.label_smoother, self.smooths_inside = None, True
 
-    def _get_train_sampler(self, train_dataset=None):
-        sampler = super()._get_train_sampler(train_dataset)
+    def arrange(self, sampler):
         if not isinstance(sampler, LengthGroupedSampler):
             return sampler
         # the processes of a distributed run take turns: what they take together should be of one length
@@ -170,22 +170,20 @@ class GenaiSeq2SeqTrainer(Seq2SeqTrainer):
         finally:
             self.model.generation_config = kept
 
-    def _issue_warnings_after_load(self, load_result):
+    def forgive_missing(self, load_result):
         for name in self.model.all_tied_weights_keys:  # saved once, under the name that they are tied to
             if name in load_result.missing_keys:
                 load_result.missing_keys.remove(name)
-        super()._issue_warnings_after_load(load_result)
 
-    def _save_checkpoint(self, model, trial):
-        run = Path(self._get_output_dir(trial=trial))
-        folder = run / f"checkpoint-{self.state.global_step}"
+    def save_whole_checkpoint(self, run, write):
+        folder = Path(run) / f"checkpoint-{self.state.global_step}"
         marker, existed, limit = folder / INCOMPLETE_MARKER, folder.exists(), self.args.save_total_limit
         self.args.save_total_limit = None  # delete nothing older before this one is whole
         try:
             if self.args.should_save:
                 folder.mkdir(parents=True, exist_ok=True)
                 marker.write_text(f"step {self.state.global_step}: this checkpoint is being written\n")
-            super()._save_checkpoint(model, trial)
+            write()
             if self.args.should_save:
                 if self.tokenizers is not None:
                     save_tokenizers(folder, *self.tokenizers)
@@ -200,4 +198,4 @@ class GenaiSeq2SeqTrainer(Seq2SeqTrainer):
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save:
-            rotate_checkpoints(str(run), limit, self.state.best_model_checkpoint, use_mtime=True)
+            rotate_checkpoints(run, limit, self.state.best_model_checkpoint, use_mtime=True)

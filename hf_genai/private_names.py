@@ -1,0 +1,170 @@
+"""The private names of other libraries that this package uses, each with its reason: no other file may use one.
+
+A release may move any of them without notice. `NAMES` lists them for the test that says what to do when one is gone;
+`hf_genai/models/private_names.py` has those that the models need. `DECLARED` holds what those libraries themselves ask
+a subclass or dataclass to write, in their documentation.
+"""
+
+from typing import Any
+
+# where it is found -> why, and what to do when it is gone
+NAMES = {
+    "torch.Tensor._version": (
+        "tells whether a weight changed since it was packed. Gone: compare the sums alone, which `fingerprint` takes"
+    ),
+    "torch._weight_int8pack_mm": (
+        "the one product of bfloat16 rows and 8-bit weights. Gone: nothing to do, `mixed_product_works` tells and the "
+        "row is quantised"
+    ),
+    "torch.cpu._is_vnni_supported": (
+        "torch before 2.13 has no torch.cpu.get_capabilities. Gone: nothing to do, that one is asked first"
+    ),
+    "transformers.AutoModel._model_mapping": (
+        "what an Auto class opens; the exported tables (MODEL_MAPPING, ...) have other names than the classes. Gone: "
+        "write a table from Auto classes to those exports here"
+    ),
+    "transformers.PreTrainedConfig._attn_implementation": (
+        "which attention a model runs; it can be set in public, but not read. Gone: find what "
+        "`set_attn_implementation` writes"
+    ),
+    "transformers.Trainer._get_train_sampler": (
+        "the order of training rows; get_train_dataloader would have to be copied whole. Gone: find what calls "
+        "LengthGroupedSampler in transformers/trainer.py"
+    ),
+    "transformers.Trainer._issue_warnings_after_load": (
+        "reports tied weights as missing. Gone: look whether transformers still does, else drop TrainerHooks's method"
+    ),
+    "transformers.Trainer._save_checkpoint": (
+        "on_save comes after older checkpoints were deleted. Gone: find what writes checkpoint-N in "
+        "transformers/trainer.py"
+    ),
+    "transformers.Trainer._get_output_dir": (
+        "the folder of a trial in a search of hyperparameters. Gone: args.output_dir is right without such a search"
+    ),
+    "transformers.cli.serve.Serve.__init__:_generation_state": (
+        "stops the worker of continuous batching, which no public method does. Gone: look whether `hf-genai serve` "
+        "ends by itself on SIGINT"
+    ),
+    "evaluate.Metric._build_data_dir": (
+        "makes a folder in the cache even for a metric in memory. Gone: see whether `Bleu()` still makes one, else "
+        "drop MetricHooks"
+    ),
+    "datasets.Dataset.__init__:_fingerprint": (
+        "names the state of a dataset, as the documentation of its cache does; hashing the rows reads all. Gone: "
+        "Hasher.hash(dataset.cache_files)"
+    ),
+}
+
+# names of loggers that drop what they say of an unused torchao; without them it is shown again
+TORCHAO_LOGGERS = ("torchao", "torch.utils._pytree")
+
+# class -> what its documentation asks subclasses to define
+DECLARED = {
+    "evaluate.Metric": ("_info", "_compute"),
+    "transformers.Pipeline": ("_sanitize_parameters", "_forward", "_pipeline_calls_generate"),
+    "transformers.HfArgumentParser": ("_argument_group_name",),  # of a dataclass: the title of its options
+}
+
+
+def version_of(tensor: Any) -> int:
+    """Return how often a tensor was changed in place."""
+    return tensor._version
+
+
+def weight_int8pack_mm(x: Any, weight: Any, scales: Any) -> Any:
+    """Return the product of bfloat16 rows (1, K) and 8-bit weights (N, K) with a scale for each output.
+
+    Raises:
+        AttributeError: if this torch has none.
+    """
+    import torch
+
+    return torch._weight_int8pack_mm(x, weight, scales)
+
+
+def vnni_supported() -> bool:
+    """Return whether this CPU adds up 8-bit products in 32 bits at once, as far as torch tells."""
+    import torch
+
+    if hasattr(torch.cpu, "get_capabilities"):
+        return bool(torch.cpu.get_capabilities().get("avx512_vnni"))
+    tell = getattr(torch.cpu, "_is_vnni_supported", None)
+    return tell is not None and bool(tell())
+
+
+def models_of(auto_class: Any) -> Any:
+    """Return what an Auto class opens, as a mapping from configuration to model classes."""
+    return getattr(auto_class, "_model_mapping", {})
+
+
+def attention_of(config: Any) -> str | None:
+    """Return the name of the attention that a model with this configuration runs."""
+    return config._attn_implementation
+
+
+def fingerprint_of(dataset: Any) -> str:
+    """Return the name of a dataset's state: equal for equal rows that were made in equal steps."""
+    return dataset._fingerprint
+
+
+def stop_serving(server: Any) -> None:
+    """Stop the worker of transformers' server, if it has started one: it keeps the process alive."""
+    if hasattr(server, "_generation_state"):
+        server._generation_state.shutdown()
+
+
+class TrainerHooks:
+    """Stands before transformers.Trainer in a class's bases and gives what it overrides public names."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self.arrange(super()._get_train_sampler(train_dataset))  # type: ignore[misc]
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        self.forgive_missing(load_result)
+        super()._issue_warnings_after_load(load_result)  # type: ignore[misc]
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        def write():
+            super(TrainerHooks, self)._save_checkpoint(model, trial)  # type: ignore[misc]
+
+        self.save_whole_checkpoint(self._get_output_dir(trial=trial), write)  # type: ignore[attr-defined]
+
+    def arrange(self, sampler: Any) -> Any:
+        """Return the sampler of training rows to use in the place of transformers'."""
+        return sampler
+
+    def forgive_missing(self, load_result: Any) -> None:
+        """Take out of `load_result.missing_keys` what is not missing."""
+
+    def save_whole_checkpoint(self, run: str, write: Any) -> None:
+        """Call `write`, which writes a checkpoint into the folder `run` and deletes older ones."""
+        write()
+
+
+class MetricHooks:
+    """Stands before evaluate.Metric in a class's bases: a metric that is kept in memory makes no folder."""
+
+    def _build_data_dir(self) -> str:
+        return "" if self.keep_in_memory else super()._build_data_dir()  # type: ignore[attr-defined, misc]
+
+
+def find(name: str) -> Any:
+    """Return what a dotted name of `NAMES` stands for; behind a colon stands a name that a function uses.
+
+    Raises:
+        AttributeError: if it is gone.
+        ImportError: if its module is gone.
+    """
+    import importlib
+
+    name, _, used = name.partition(":")
+    parts = name.split(".")
+    found = None
+    for place, part in enumerate(parts):
+        if found is None or not hasattr(found, part):
+            found = importlib.import_module(".".join(parts[: place + 1]))
+        else:
+            found = getattr(found, part)
+    if used and used not in found.__code__.co_names:  # type: ignore[union-attr]
+        raise AttributeError(used)
+    return found
