@@ -2,7 +2,8 @@
 
 transformers 5 removed these tasks. They come back here on its own `Pipeline` class, with the results of transformers
 4, for the models of this package and for T5, Marian, Bart, BERT and their kin; other tasks, such as
-text-classification, token-classification, fill-mask and text-generation, go to `transformers.pipeline`.
+text-classification and token-classification, go to `transformers.pipeline`, fill-mask and text-generation with the
+classes of prompt_pipelines.py.
 """
 
 import re
@@ -24,14 +25,17 @@ from transformers import (
 from transformers.generation import StopStringCriteria
 from transformers.utils import logging
 
+from .data.plain_text import naming
 from .data.tokenizers import TARGET_SUBFOLDER, load_tokenizers
 from .evaluation.generation import default_length, encode_texts, is_blank, length_limit
+from .prompt_pipelines import PIPELINES
 from .question_answering import QuestionAnsweringPipeline
 
 logger = logging.get_logger(__name__)
 
 # task -> first part of the keys of its results
 RESULT_NAMES = {"translation": "translation", "summarization": "summary", "text2text-generation": "generated"}
+SENTINELS = [f"<extra_id_{number}>" for number in range(300)]  # more than any T5 has
 QUESTION_ANSWERING = "question-answering"
 TRANSLATION_PAIR = re.compile(r"translation_(\w+)_to_(\w+)")
 
@@ -61,6 +65,8 @@ def pipeline(
         loaded, tokenizer, _, kwargs = _load(task, model, AutoModelForQuestionAnswering, **kwargs)
         return QuestionAnsweringPipeline(loaded, tokenizer, **kwargs)
     if task is None or _base_task(task) is None:
+        if task in PIPELINES:
+            kwargs.setdefault("pipeline_class", PIPELINES[task])
         try:
             return transformers.pipeline(task, model=model, **kwargs)  # type: ignore[arg-type]
         except KeyError as error:
@@ -172,8 +178,9 @@ class TextToTextPipeline(Pipeline):
                 'for a decoder alone use pipeline("text-generation")'
             )
         self.result_name = RESULT_NAMES[base_task]
-        # of a pretrained T5, prompts of "text2text-generation" name sentinels
-        self.reads_text = base_task != "text2text-generation" or tokenizer.split_special_tokens
+        # prompts of a pretrained T5 name sentinels
+        names_tokens = base_task == "text2text-generation" and not tokenizer.split_special_tokens
+        self.reader = naming(tokenizer, SENTINELS) if names_tokens else None
         self.target_tokenizer = target_tokenizer or tokenizer
         super().__init__(
             model,
@@ -309,7 +316,8 @@ class TextToTextPipeline(Pipeline):
         if src_lang is not None and hasattr(self.tokenizer, "src_lang"):
             self.tokenizer.src_lang = src_lang
         limit = length_limit(self.model, self.tokenizer, max_source_length) if truncation else None
-        (ids,) = encode_texts(self.tokenizer, [(prefix or "") + text], limit, as_text=self.reads_text)
+        reader = self.reader or self.tokenizer
+        (ids,) = encode_texts(reader, [(prefix or "") + text], limit, as_text=self.reader is None)
         blank = is_blank(text)
         if not ids and not blank:
             raise ValueError(f"the text {text!r} has no tokens")

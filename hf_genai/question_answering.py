@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pipelines.base import ChunkPipeline
 from transformers.utils import logging
 
+from .data.plain_text import encode_text
 from .evaluation.generation import length_limit
 from .objectives.question_answering import best_spans, without_spaces
 
@@ -128,12 +129,15 @@ class QuestionAnsweringPipeline(ChunkPipeline):
         length = max_seq_len or min(384, length_limit(self.model, self.tokenizer, None) or 384)
         stride = min(length // 2, 128) if doc_stride is None else doc_stride
         question = self._cut(example["question"], max_question_len)
-        taken = len(self.tokenizer([question], [""], verbose=False)["input_ids"][0])  # one "" alone counts as none
+        taken = len(
+            encode_text(self.tokenizer, [question], [""], verbose=False)["input_ids"][0]
+        )  # one "" alone counts as none
         if taken + stride >= length:
             raise ValueError(
                 f"max_seq_len ({length}) must be above doc_stride ({stride}) and the question ({taken}) together"
             )
-        encoded = self.tokenizer(
+        encoded = encode_text(
+            self.tokenizer,
             question,
             example["context"],
             truncation="only_second",
@@ -145,7 +149,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):
         )
         names = ["attention_mask", *self.tokenizer.model_input_names]
         last = len(encoded["input_ids"]) - 1
-        for place, encoding in enumerate(encoded.encodings):
+        for place, encoding in enumerate(encoded.encodings or []):
             sides = encoding.sequence_ids
             tokens = [span if side == 1 else None for span, side in zip(encoding.offsets, sides, strict=True)]
             words = [
@@ -159,9 +163,9 @@ class QuestionAnsweringPipeline(ChunkPipeline):
             }
 
     def _cut(self, question: str, length: int) -> str:
-        offsets = self.tokenizer(question, add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
-            "offset_mapping"
-        ]
+        offsets = encode_text(
+            self.tokenizer, question, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )["offset_mapping"]
         if len(offsets) <= length:
             return question
         logger.warning(f"Cut a question of {len(offsets)} tokens to max_question_len ({length}).")

@@ -55,6 +55,12 @@ def make_visible() -> None:
                 setattr(module, name, load(family, name))
 
 
+def _chats_as_text(given: str | None) -> str:
+    """Return the server's defaults for chat templates (JSON): control tokens in messages are text."""
+    options = json.loads(given) if given else {}
+    return json.dumps({"sanitize_control_tokens": True, **options}) if isinstance(options, dict) else str(given)
+
+
 def serve(argv: list[str]) -> None:
     """Run the server with the options of `transformers serve` until it is stopped.
 
@@ -71,6 +77,7 @@ def serve(argv: list[str]) -> None:
     class Server(Serve):
         @functools.wraps(Serve.__init__)  # type: ignore[misc]
         def __init__(self, *args, **kwargs):
+            kwargs["chat_template_kwargs"] = _chats_as_text(kwargs.get("chat_template_kwargs"))
             try:
                 super().__init__(*args, **kwargs)  # returns, or raises KeyboardInterrupt, when it is stopped
             finally:

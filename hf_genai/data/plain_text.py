@@ -13,8 +13,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from tokenizers import Regex, pre_tokenizers
-from transformers import BatchEncoding, PreTrainedTokenizerBase
+from tokenizers import Regex, Tokenizer, pre_tokenizers
+from transformers import BatchEncoding, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 # Scripts that put no space between words: Thai, Lao; Myanmar; Khmer; Japanese and Chinese
 _UNSPACED = re.compile(
@@ -35,6 +35,30 @@ def read_prompts_as_text(tokenizer: PreTrainedTokenizerBase, as_text: bool = Tru
         _guard(tokenizer)
     tokenizer.split_special_tokens = as_text
     tokenizer.init_kwargs["split_special_tokens"] = as_text  # which save_pretrained goes by
+
+
+def naming(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> PreTrainedTokenizerBase:
+    """Return a tokenizer for prompts that name the given control tokens: all others are text in them.
+
+    A slow tokenizer cannot tell one from the other, and is returned itself.
+    """
+    if not tokenizer.is_fast:
+        return tokenizer
+    description = json.loads(tokenizer.backend_tokenizer.to_str())
+    for added in description["added_tokens"]:
+        added["special"] = added["special"] and added["content"] not in tokens
+    names: dict[str, Any] = tokenizer.special_tokens_map
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(description)),
+        model_max_length=tokenizer.model_max_length,
+        padding_side=tokenizer.padding_side,
+        truncation_side=tokenizer.truncation_side,
+        model_input_names=tokenizer.model_input_names,
+        clean_up_tokenization_spaces=tokenizer.clean_up_tokenization_spaces,
+        **names,
+    )
+    read_prompts_as_text(made)
+    return made
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
