@@ -173,5 +173,6 @@ def _figure(value: Any) -> str:
 
 
 def _cell(value: Any) -> str:
-    """Return text that stays in one cell of a Markdown table and looks as it is written."""
-    return re.sub(r"([\\`*_\[\]|])", r"\\\1", " ".join(str(value).split())).replace("<", "&lt;")
+    """Return text that stays in one cell of a Markdown table and looks as it is written, or says that it is empty."""
+    text = " ".join(str(value).split()) or "(empty)"
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", text).replace("<", "&lt;")

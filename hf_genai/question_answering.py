@@ -129,9 +129,8 @@ class QuestionAnsweringPipeline(ChunkPipeline):
         length = max_seq_len or min(384, length_limit(self.model, self.tokenizer, None) or 384)
         stride = min(length // 2, 128) if doc_stride is None else doc_stride
         question = self._cut(example["question"], max_question_len)
-        taken = len(
-            encode_text(self.tokenizer, [question], [""], verbose=False)["input_ids"][0]
-        )  # one "" alone counts as none
+        alone = encode_text(self.tokenizer, [question], [""], verbose=False)  # one "" alone counts as none
+        taken = len(alone["input_ids"][0])
         if taken + stride >= length:
             raise ValueError(
                 f"max_seq_len ({length}) must be above doc_stride ({stride}) and the question ({taken}) together"

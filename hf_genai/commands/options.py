@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+EMPTY = "(empty)"  # said where an output has no text
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="folder of a trained model, or its name on the Hub")]
 Beams = Annotated[
     int | None, typer.Option("--num_beams", "--num-beams", min=1, help="beam width; by default the model's own")

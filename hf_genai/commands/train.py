@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .options import EMPTY
+
 
 def demo(
     context: typer.Context,
@@ -101,7 +103,7 @@ def echo_results(results: dict[str, Any]) -> None:
             typer.echo(f"{label:32}{''.join(cells)}")
         typer.echo(f"{results['parameters']:,} parameters, {results['train_seconds']:.0f} s of training\n")
         for given, _, found in results["samples"][:3]:
-            typer.echo(f"  {' '.join(given.split())[-100:]}\n    -> {' '.join(found.split())[:100]}")
+            typer.echo(f"  {' '.join(given.split())[-100:]}\n    -> {' '.join(found.split())[:100] or EMPTY}")
         typer.echo(f"\nIn {folder}: the model, its card (README.md) and every figure (results.json)")
         return
     typer.echo(f"\n{'':24}{'BLEU':>8}{'chrF':>8}{'exact match':>14}")
@@ -115,7 +117,7 @@ def echo_results(results: dict[str, Any]) -> None:
     )
     for sample in results["samples"][:6]:
         mark = "" if sample["output"] == sample["reference"] else f"   (reference: {sample['reference']})"
-        typer.echo(f"  {sample['source']}\n    -> {sample['output']}{mark}")
+        typer.echo(f"  {sample['source']}\n    -> {sample['output'] or EMPTY}{mark}")
     maps = results["attention_maps"]
     pages, pictures = ([name for name in maps if name.endswith(end)] for end in (".html", ".png"))
     typer.echo(f"\nIn {folder}:")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import BatchSize, Beams, Model, NewTokens, Threads, Trust, only_given, open_model
+from .options import EMPTY, BatchSize, Beams, Model, NewTokens, Threads, Trust, only_given, open_model
 
 
 def generate(
@@ -23,7 +23,7 @@ def generate(
     num_threads: Threads = 1,
     trust_remote_code: Trust = False,
 ) -> None:
-    """Translate texts: one line out for each in.
+    """Translate texts: one line out for each in, a blank one for a blank one.
 
     \b
     hf-genai generate hf_genai_demo "in 3 days" "France and Spain"
@@ -32,11 +32,16 @@ def generate(
     """
     sources = read_texts(texts, input_file)
     seq2seq, tokenizers = open_model(model, num_threads, trust_remote_code)
-    from ..evaluation.generation import generate_texts
+    from ..evaluation.generation import generate_texts, is_blank
 
     options = only_given(num_beams=num_beams, max_new_tokens=max_new_tokens)
-    for text in generate_texts(seq2seq, tokenizers[0], sources, tokenizers[1], batch_size=batch_size, **options):
+    outputs = generate_texts(seq2seq, tokenizers[0], sources, tokenizers[1], batch_size=batch_size, **options)
+    for text in outputs:
         typer.echo(" ".join(text.splitlines()))
+    empty = [str(line) for line, text in enumerate(outputs, 1) if not text.strip() and not is_blank(sources[line - 1])]
+    if empty:
+        shown = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
+        typer.echo(f"{len(empty)} of {len(outputs)} outputs are empty: of text {shown}", err=True)
 
 
 def attend(
@@ -56,6 +61,8 @@ def attend(
     hf-genai attend hf_genai_demo "Monday, May 4, 2026"
     hf-genai attend hf_genai_demo "in 3 days" --output in_3_days --num_beams 5
     """
+    if not text.strip():
+        raise ValueError(f"text must hold something to translate, not {text!r}")
     stem = output.with_suffix("") if output.suffix in (".png", ".html") else output
     there = [str(path) for path in (stem.with_name(stem.name + end) for end in (".png", ".html")) if path.exists()]
     if there and not force:
@@ -64,7 +71,7 @@ def attend(
     from ..training.results import draw_attention
 
     files, translation = draw_attention(seq2seq, tokenizers, text, stem, **only_given(num_beams=num_beams))
-    typer.echo(translation)
+    typer.echo(translation or EMPTY)
     for path in files:
         typer.echo(f"wrote {path}")
 

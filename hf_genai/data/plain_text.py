@@ -37,6 +37,11 @@ def read_prompts_as_text(tokenizer: PreTrainedTokenizerBase, as_text: bool = Tru
     tokenizer.init_kwargs["split_special_tokens"] = as_text  # which save_pretrained goes by
 
 
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: Any) -> str:
+    """Return token ids (a list, or a tensor (T,)) as text, without control tokens."""
+    return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+
 def naming(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> PreTrainedTokenizerBase:
     """Return a tokenizer for prompts that name the given control tokens: all others are text in them.
 

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from ..data.packing import pack
-from ..data.plain_text import encode_text
+from ..data.plain_text import encode_text, text_of
 from ..data.tokenizers import encode_cut, end_texts
 from ..evaluation.baselines import first_sentence, majority, most_frequent_tags, unigram_loss
 from ..evaluation.task_scores import Scores, answer_scores, macro_f1, rouge, rouge_scorer
@@ -341,7 +341,7 @@ class Code(Dialogue):
             prompt = torch.tensor([ids[:40]], device=model.device)
             made = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=20, do_sample=False)
             found.append(
-                tuple(str(self.tokenizer.decode(part)) for part in (ids[:40], ids[40:], made[0, len(prompt[0]) :]))
+                tuple(text_of(self.tokenizer, part) for part in (ids[:40], ids[40:], made[0, len(prompt[0]) :]))
             )
         return found
 

@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ..data.packing import PackingReport, pack
-from ..data.plain_text import encode_text
+from ..data.plain_text import control_tokens, encode_text, text_of
 from ..data.tokenizers import end_texts
 from ..evaluation.baselines import bigram_loss, unigram_loss
 from ..objectives import fill_in_the_middle
@@ -326,6 +326,10 @@ def samples(
 ) -> list:
     """Return (what the model was given, what stood there, what it wrote) of the first held-out rows."""
     model.eval()
+    control = set() if objective in CAUSAL else set(control_tokens(tokenizer).values())
+    gaps: list[Any] = (
+        sentinel_ids(tokenizer) if objective == "span_corruption" else [getattr(tokenizer, "mask_token_id", None)]
+    )
     found: list[tuple[str, ...]] = []
     for row in rows.select(range(min(count, len(rows)))):
         ids = row["input_ids"][: row["lengths"][0]] if "lengths" in row else row["input_ids"]
@@ -333,19 +337,34 @@ def samples(
             half = max(len(ids) // 2, 1)
             prompt = torch.tensor([ids[:half]], device=model.device)
             made = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=20, do_sample=False)
-            parts = (ids[:half][-20:], ids[half : half + 20], made[0, half:].tolist())
+            parts = [text_of(tokenizer, part) for part in (ids[:half][-20:], ids[half : half + 20], made[0, half:])]
         else:
             if hasattr(collate, "generator"):
                 collate.generator = torch.Generator().manual_seed(len(found))
             example = {name: row[name][: min(len(ids), 40)] for name in ("input_ids", "word_ids") if name in row}
             batch = {name: value.to(model.device) for name, value in collate([example]).items()}
             labels = batch.pop("labels")[0]
+            given = [token for token in batch["input_ids"][0].tolist() if token in gaps or token not in control]
             if objective == "mlm":
                 chosen = labels != -100
-                guesses = model(**batch).logits[0].argmax(-1)[chosen]
-                parts = (batch["input_ids"][0].tolist(), labels[chosen].tolist(), guesses.tolist())
+                logits = model(**batch).logits[0, chosen]
+                logits[:, list(control)] = -math.inf  # a word is asked for
+                answers = [text_of(tokenizer, part) for part in (labels[chosen], logits.argmax(-1))]
             else:
                 made = model.generate(**batch, max_new_tokens=len(labels) + 8, do_sample=False)
-                parts = (batch["input_ids"][0].tolist(), labels.tolist(), made[0, 1:].tolist())
-        found.append(tuple(str(tokenizer.decode(part)) for part in parts))
+                answers = [_spans(tokenizer, part.tolist(), gaps) for part in (labels, made[0])]
+            parts = [str(tokenizer.decode(given)), *answers]
+        found.append(tuple(parts))
     return found
+
+
+def _spans(tokenizer: PreTrainedTokenizerBase, ids: list[int], sentinels: list[int]) -> str:
+    """Return the texts behind the sentinels, " | " between them."""
+    spans: list[list[int]] = [[]]
+    for token in ids:
+        if token in sentinels:
+            spans.append([])
+        else:
+            spans[-1].append(token)
+    texts = [text_of(tokenizer, span).strip() for span in spans]
+    return " | ".join(texts if texts[0] else texts[1:])

@@ -14,6 +14,7 @@ from transformers import AutoModel, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from hf_genai import GenaiGPTForCausalLM
 from hf_genai.data import train_tokenizer
+from hf_genai.data.tokenizers import add_gap_tokens
 from hf_genai.objectives.causal_lm import CausalLMCollator
 from hf_genai.objectives.fill_in_the_middle import TOKENS
 from hf_genai.objectives.masked_lm import MaskedLMCollator
@@ -335,16 +336,27 @@ def test_samples_are_what_was_given_what_stood_there_and_what_was_written():
             begin = input_ids if self.causal else torch.tensor([[0]])
             return torch.cat([begin, torch.tensor([[9, 8]])], 1)
 
-    class Tokens:
-        decode = staticmethod(list)
-
-    rows = Dataset.from_dict({"input_ids": [[5, 6, 7, 3, 4], [5, 6]], "lengths": [[4, 1], [2]]})
-    found = samples(Model(causal=True), Tokens, "clm", rows, None, 1)
-    assert found == [("[5, 6]", "[7, 3]", "[9, 8]")]
-    batch = {"input_ids": [[5, 30]], "attention_mask": [[1, 1]], "labels": [[30, 6, 7]]}
+    tokenizer = train_tokenizer(["abcdefgh"], "char", 20)  # a to h: 4 to 11
+    add_gap_tokens(tokenizer, "char", "<mask>", ["<extra_id_0>", "<extra_id_1>"])
+    mask, first, second = tokenizer.convert_tokens_to_ids(["<mask>", "<extra_id_0>", "<extra_id_1>"])
+    rows = Dataset.from_dict({"input_ids": [[5, 6, 7, 4, 4], [5, 6]], "lengths": [[4, 1], [2]]})
+    found = samples(Model(causal=True), tokenizer, "clm", rows, None, 1)
+    assert found == [("bc", "da", "fe")]
+    batch = {"input_ids": [[5, first, 6, second, 2]], "attention_mask": [[1] * 5]}
+    batch["labels"] = [[first, 7, 8, second, 4, 2]]
     collate = lambda examples: {name: torch.tensor(value) for name, value in batch.items()}  # noqa: E731
-    found = samples(Model(causal=False), Tokens, "span_corruption", rows, collate, 5)
-    assert found == [("[5, 30]", "[30, 6, 7]", "[9, 8]")] * 2
+    found = samples(Model(causal=False), tokenizer, "span_corruption", rows, collate, 5)
+    assert found == [("b<extra_id_0>c<extra_id_1>", "de | a", "fe")] * 2
+
+    class Guess(SimpleNamespace):
+        device, eval = torch.device("cpu"), staticmethod(lambda: None)
+
+        def __call__(self, **inputs):  # the mask itself first, then "h"
+            return SimpleNamespace(logits=torch.nn.functional.one_hot(torch.tensor([[mask, mask]]), 20) * 2.0)
+
+    batch = {"input_ids": [[5, mask]], "attention_mask": [[1, 1]], "labels": [[-100, 6]]}
+    ((given, wanted, found),) = samples(Guess(), tokenizer, "mlm", rows, collate, 1)
+    assert (given, wanted) == ("b<mask>", "c") and found in set("abcdefgh")
 
 
 def test_a_model_of_transformers_is_gone_on_with_as_one_of_ours(tmp_path):
