@@ -2,8 +2,8 @@
 
 transformers 5 removed these tasks. They come back here on its own `Pipeline` class, with the results of transformers
 4, for the models of this package and for T5, Marian, Bart, BERT and their kin; other tasks, such as
-text-classification and token-classification, go to `transformers.pipeline`, fill-mask and text-generation with the
-classes of prompt_pipelines.py.
+text-classification, go to `transformers.pipeline`; fill-mask, token-classification and text-generation do so with the
+classes of text_pipelines.py.
 """
 
 import re
@@ -28,8 +28,8 @@ from transformers.utils import logging
 from .data.plain_text import naming
 from .data.tokenizers import TARGET_SUBFOLDER, load_tokenizers
 from .evaluation.generation import default_length, encode_texts, is_blank, length_limit
-from .prompt_pipelines import PIPELINES
 from .question_answering import QuestionAnsweringPipeline
+from .text_pipelines import PIPELINES
 
 logger = logging.get_logger(__name__)
 

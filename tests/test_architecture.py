@@ -40,8 +40,8 @@ MAY_IMPORT = {
     },
     "serving": {"registry", "models"},
     "question_answering": {"evaluation", "data", "objectives"},
-    "prompt_pipelines": {"data"},
-    "pipelines": {"question_answering", "prompt_pipelines", "evaluation", "data", "objectives"},
+    "text_pipelines": {"data"},
+    "pipelines": {"question_answering", "text_pipelines", "evaluation", "data", "objectives"},
 }
 TRAVELS_WITH = {"torch", "numpy", "transformers", "huggingface_hub"} | sys.stdlib_module_names
 COMMANDS = sorted(f"commands/{path.stem}" for path in (PACKAGE / "commands").glob("*.py"))

@@ -145,9 +145,11 @@ def add_gap_tokens(
 
 
 def _put_end(backend: Tokenizer) -> None:
-    backend.post_processor = processors.TemplateProcessing(
+    end = processors.TemplateProcessing(
         single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", SPECIAL_TOKENS.index("</s>"))]
     )
+    before = backend.post_processor
+    backend.post_processor = end if before is None else processors.Sequence([before, end])
 
 
 def let_texts_end(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -260,6 +262,8 @@ def _byte_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.pre_tokenizer = pre_tokenizers.Sequence([_digits(), byte_level])
     backend.decoder = decoders.ByteLevel()
+    # the characters that a token stands for begin after its space, as in GPT-2: what pipelines cut out is a word
+    backend.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=True)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=SPECIAL_TOKENS,

@@ -191,22 +191,6 @@ def _learns(row: Row) -> bool:
     return any(label != -100 for label in row["labels"])
 
 
-def _tokenize(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> Row:
-    typed = _control_tokens(tokenizer)
-    if not any(isinstance(part, str) and typed.search(part) for turn in messages for part in turn.values()):
-        encoded: Any = tokenizer.apply_chat_template(
-            messages,
-            tokenize=True,
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-            tokenizer_kwargs={"verbose": False},  # a dialogue may be too long before it is cut
-        )
-        ids, learned = encoded["input_ids"], encoded["assistant_masks"]
-    else:
-        ids, learned = _tokenize_apart(messages, tokenizer, typed)
-    return {"input_ids": ids, "labels": [token if keep else -100 for token, keep in zip(ids, learned, strict=True)]}
-
-
 def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
     """Return a pattern of what is a control token where a template writes it: special tokens, and added ones in it."""
     named = getattr(tokenizer, "chat_control_tokens", None)
@@ -220,13 +204,13 @@ def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
     return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)) or r"(?!)")
 
 
-def _tokenize_apart(
-    messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, typed: re.Pattern
-) -> tuple[list[int], list[bool]]:
-    """Return the ids of a dialogue and which are the assistant's, with control tokens in its turns as text.
+def _tokenize(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> Row:
+    """Return the ids of a dialogue and the assistant's as labels, with control tokens in its turns as text.
 
-    transformers does so for prompts, but not where it also tells whose a token is.
+    transformers reads them as text in prompts, but not where it also tells whose a token is; and there it loses a turn
+    that begins with a space, where the tokenizer counts no space to a token.
     """
+    typed = _control_tokens(tokenizer)
     free = [mark for mark in _MARKS if not any(mark in str(part) for turn in messages for part in turn.values())]
     if not free:
         raise ValueError("messages must not hold all of the noncharacters U+FDD0 to U+FDEF")
@@ -246,15 +230,15 @@ def _tokenize_apart(
         **names,
     )
     (text,), (learned,) = rendered
-    ids: list[int] = []
-    flags: list[bool] = []
+    row: Row = {"input_ids": [], "labels": []}
     begin = 0
     for number, piece in enumerate(text.split(mark)):
         for token, left, right in _tokens_of_piece(piece, tokenizer, as_text=number % 2 == 1, first=number == 0):
-            ids.append(token)
-            flags.append(any(begin + left < last and begin + right > first for first, last in learned))
+            keep = any(begin + left < last and begin + right > first for first, last in learned)
+            row["input_ids"].append(token)
+            row["labels"].append(token if keep else -100)
         begin += len(piece) + len(mark)
-    return ids, flags
+    return row
 
 
 def _tokens_of_piece(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cards import CardData, usage_snippet
+from ..data.plain_text import join_words
 from ..hub import save_for_hub
 from ..objectives.question_answering import LONGEST_ANSWER
 from .arguments import DataArguments, RecipeArguments
@@ -49,10 +50,15 @@ model_id = "MODEL_ID"
 tokenizer = AutoTokenizer.from_pretrained(model_id, trust_remote_code=True)
 model = AutoModelForTokenClassification.from_pretrained(model_id, trust_remote_code=True)
 words = {words}
-inputs = tokenizer(words, is_split_into_words=True, return_tensors="pt")
-places = inputs.word_ids()  # the tag of a word stands at its first token
+text, begin = {text!r}, 0
+inputs = tokenizer(text, return_offsets_mapping=True, return_tensors="pt")
+ends = inputs.pop("offset_mapping")[0, :, 1].tolist()
 tags = model(**inputs).logits[0].argmax(-1).tolist()
-print([(word, model.config.id2label[tags[places.index(number)]]) for number, word in enumerate(words)])"""
+for word in words:  # its tag stands at its first token
+    begin = text.index(word, begin)
+    first = next(place for place, end in enumerate(ends) if end > begin)
+    print(word, model.config.id2label[tags[first]])
+    begin += len(word)"""
 
 
 def pipeline_usage(
@@ -75,7 +81,8 @@ def pipeline_usage(
         "text2text-generation": ("hf_genai", "model({given})"),
     }
     if task == "token-classification" and example is not None:  # the pipeline's words are pieces, or run together
-        return _TAGGING.format(words=example["tokens"][:20])
+        words = example["tokens"][:20]
+        return _TAGGING.format(words=words, text=join_words(words)[0])
     if task not in calls or not samples:
         return None
     package, call = calls[task]

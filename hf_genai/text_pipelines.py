@@ -1,7 +1,8 @@
-"""transformers' pipelines for masked words and for chats, where what a user types is text (data/plain_text.py).
+"""transformers' pipelines for masked words, tags and chats, where what a user types is text (data/plain_text.py).
 
 In a text for "fill-mask" the mask alone is read as a token, and no control token is offered for it. In a chat for
-"text-generation" the template alone writes control tokens: `<|assistant|>` in a message begins no turn.
+"text-generation" the template alone writes control tokens: `<|assistant|>` in a message begins no turn. For
+"token-classification", tokens that are a space alone make no word.
 """
 
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import transformers
 
 from .data.plain_text import control_tokens, naming
+
+
+_SPACES = " \u0120\u2581"  # as tokens have it: as it is, byte-level, and of unigram models
 
 
 class FillMaskPipeline(transformers.FillMaskPipeline):
@@ -37,6 +41,19 @@ class FillMaskPipeline(transformers.FillMaskPipeline):
         return words[0] if isinstance(found[0], dict) else words
 
 
+class TokenClassificationPipeline(transformers.TokenClassificationPipeline):
+    """Tag words and find entities."""
+
+    def aggregate(self, pre_entities: list[dict], aggregation_strategy: Any) -> list[dict]:
+        """Return words or entities made of tokens, without the tokens that are a space alone.
+
+        No tag was learned for these: some characters have no token that holds them and the space before them.
+        """
+        if aggregation_strategy.value != "none":
+            pre_entities = [part for part in pre_entities if part["word"].strip(_SPACES)]
+        return super().aggregate(pre_entities, aggregation_strategy)
+
+
 class TextGenerationPipeline(transformers.TextGenerationPipeline):
     """Go on with a text, or answer a chat."""
 
@@ -47,4 +64,9 @@ class TextGenerationPipeline(transformers.TextGenerationPipeline):
         return super().preprocess(prompt_text, **kwargs)
 
 
-PIPELINES = {"fill-mask": FillMaskPipeline, "text-generation": TextGenerationPipeline}
+PIPELINES = {
+    "fill-mask": FillMaskPipeline,
+    "token-classification": TokenClassificationPipeline,
+    "ner": TokenClassificationPipeline,
+    "text-generation": TextGenerationPipeline,
+}
