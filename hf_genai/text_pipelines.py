@@ -11,7 +11,6 @@ import transformers
 
 from .data.plain_text import control_tokens, naming
 
-
 _SPACES = " \u0120\u2581"  # as tokens have it: as it is, byte-level, and of unigram models
 
 

@@ -50,15 +50,16 @@ model_id = "MODEL_ID"
 tokenizer = AutoTokenizer.from_pretrained(model_id, trust_remote_code=True)
 model = AutoModelForTokenClassification.from_pretrained(model_id, trust_remote_code=True)
 words = {words}
-text, begin = {text!r}, 0
+text, begin, found = {text!r}, 0, []
 inputs = tokenizer(text, return_offsets_mapping=True, return_tensors="pt")
 ends = inputs.pop("offset_mapping")[0, :, 1].tolist()
 tags = model(**inputs).logits[0].argmax(-1).tolist()
 for word in words:  # its tag stands at its first token
     begin = text.index(word, begin)
     first = next(place for place, end in enumerate(ends) if end > begin)
-    print(word, model.config.id2label[tags[first]])
-    begin += len(word)"""
+    found.append((word, model.config.id2label[tags[first]]))
+    begin += len(word)
+print(found)"""
 
 
 def pipeline_usage(
