@@ -12,8 +12,9 @@ import hf_genai
 from hf_genai.private_names import DECLARED, NAMES, find
 
 PACKAGE = Path(hf_genai.__file__).parent
-MAY_USE = {PACKAGE / "private_names.py"}
-FILES = sorted({*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "recipes").glob("*.py")} - MAY_USE)
+MAY_USE = {PACKAGE / "private_names.py", Path(__file__).with_name("private_names.py")}
+TESTS = Path(__file__).parent
+FILES = sorted({*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "recipes").glob("*.py"), *TESTS.rglob("*.py")} - MAY_USE)
 LATER = ("models", "decoding", "pipelines")
 FILES = [path for path in FILES if path.relative_to(PACKAGE.parent).with_suffix("").parts[1] not in LATER]
 

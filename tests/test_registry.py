@@ -10,6 +10,7 @@ import transformers
 from tiny_rnn import tiny_config
 
 import hf_genai
+from hf_genai.private_names import models_of
 from hf_genai.registry import FAMILIES, load
 
 CHECKS = """
@@ -22,9 +23,10 @@ from hf_genai import GenaiRNNConfig
 found["configuration loads modeling"] = "hf_genai.models.modeling_rnn" in sys.modules
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 import transformers
+from hf_genai.private_names import models_of
 heads = GenaiRNNConfig.auto_classes
 def registered():
-    return {auto: getattr(transformers, auto)._model_mapping[GenaiRNNConfig] for auto in heads}
+    return {auto: models_of(getattr(transformers, auto))[GenaiRNNConfig] for auto in heads}
 found["known before loading"] = {auto: cls.__name__ for auto, cls in registered().items()} == heads
 found["auto class loads modeling"] = "hf_genai.models.modeling_rnn" in sys.modules
 found["configuration by type"] = AutoConfig.for_model("genai_rnn").__class__ is GenaiRNNConfig
@@ -39,8 +41,9 @@ OTHER_ORDERS = {
     "modeling file first": "import hf_genai.models.modeling_rnn; import transformers",
 }
 ORDER_CHECK = """
+from hf_genai.private_names import models_of
 heads = hf_genai.GenaiRNNConfig.auto_classes
-names = {a: getattr(transformers, a)._model_mapping[hf_genai.GenaiRNNConfig].__name__ for a in heads}
+names = {a: models_of(getattr(transformers, a))[hf_genai.GenaiRNNConfig].__name__ for a in heads}
 assert names == heads, names
 config = hf_genai.GenaiRNNConfig(vocab_size=9, hidden_size=4)
 for auto, name in heads.items():
@@ -82,15 +85,17 @@ def test_the_table_names_classes_that_exist_and_are_public():
             model_class = load(family, name)
             assert getattr(hf_genai, name) is model_class
             assert model_class.config_class is config
-            assert getattr(transformers, auto_class)._model_mapping[config] is model_class
+            assert models_of(getattr(transformers, auto_class))[config] is model_class
 
 
-def test_transformers_cannot_register_a_class_by_its_path_so_that_stand_ins_are_needed(monkeypatch):
+def test_transformers_cannot_register_a_class_by_its_path_so_that_stand_ins_are_needed():
     auto, config = transformers.AutoModelForSeq2SeqLM, tiny_config()
-    monkeypatch.setitem(auto._model_mapping._extra_content, type(config), None)  # put back at the end
     auto.register(type(config), "hf_genai.models.modeling_rnn.GenaiRNNForConditionalGeneration", exist_ok=True)
-    with pytest.raises(AttributeError):  # if this passes, register paths and drop the stand-ins of registry.py
-        auto.from_config(config)
+    try:
+        with pytest.raises(AttributeError):  # if it raises none, register paths and drop the stand-ins of registry.py
+            auto.from_config(config)
+    finally:
+        auto.register(type(config), hf_genai.GenaiRNNForConditionalGeneration, exist_ok=True)
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error():

@@ -8,9 +8,9 @@ from tiny_families import batch_of, make
 
 @pytest.fixture(autouse=True)
 def fresh_compiler():
-    torch._dynamo.reset()
+    torch.compiler.reset()
     yield
-    torch._dynamo.reset()
+    torch.compiler.reset()
 
 
 # one layer traces twice as fast as two

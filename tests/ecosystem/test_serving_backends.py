@@ -89,7 +89,7 @@ def replace_layers(module: nn.Module, plan: dict[str, str], prefix: str = "") ->
 
 @pytest.fixture
 def engine(monkeypatch):
-    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "engine", engine_attention)
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "engine", engine_attention)
 
 
 @torch.no_grad()
@@ -102,8 +102,7 @@ def test_an_engine_that_answers_for_attention_and_linear_maps_gets_what_the_mode
     texts = [torch.randint(3, 60, (length,)) for length in (7, 4, 9)]
     wanted = torch.cat([source.base_model(text.unsqueeze(0)).last_hidden_state[0] for text in texts])
 
-    config = AutoConfig.from_pretrained(tmp_path)
-    config._attn_implementation = "engine"
+    config = AutoConfig.from_pretrained(tmp_path, attn_implementation="engine")
     with torch.device("meta"):
         model = AutoModel.from_config(config)
     styles = replace_layers(model, config.base_model_tp_plan)

@@ -15,8 +15,8 @@ HEADS, SIZE = 4, 4
 
 
 def attention(kind=SelfAttention, is_causal: bool = False, implementation: str = "eager", **choices):
-    config = hf_genai.GenaiGPTConfig(**{**tiny.SIZES, "num_key_value_heads": HEADS, "attention_bias": True, **choices})
-    config._attn_implementation = implementation
+    sizes = {**tiny.SIZES, "num_key_value_heads": HEADS, "attention_bias": True, **choices}
+    config = hf_genai.GenaiGPTConfig(**sizes, attn_implementation=implementation)
     torch.manual_seed(0)
     module = kind(config, 0, is_causal).eval()
     with torch.no_grad():

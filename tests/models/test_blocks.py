@@ -16,9 +16,8 @@ CLASSIC = {
 
 
 def config(**choices):
-    made = hf_genai.GenaiGPTConfig(**{**tiny.SIZES, **choices})
-    made._attn_implementation = choices.pop("implementation", "eager")
-    return made
+    implementation = choices.pop("implementation", "eager")
+    return hf_genai.GenaiGPTConfig(**{**tiny.SIZES, **choices}, attn_implementation=implementation)
 
 
 def loud(module):
@@ -65,8 +64,7 @@ def test_feed_forward_is_its_equation_gradients_included(act, gated, bias):
 @pytest.mark.parametrize("norm_position", ["pre", "post"])
 @pytest.mark.parametrize("act", ["relu", "gelu"])
 def test_a_layer_is_torchs_encoder_layer_gradients_included(norm_position, act, implementation):
-    choices = config(**CLASSIC, norm_position=norm_position, hidden_act=act)
-    choices._attn_implementation = implementation
+    choices = config(**CLASSIC, norm_position=norm_position, hidden_act=act, implementation=implementation)
     ours = loud(TransformerLayer(choices, 0, is_causal=False, cross_attention=False))
     theirs = nn.TransformerEncoderLayer(16, 4, 24, 0.0, act, batch_first=True, norm_first=norm_position == "pre")
     pairs = {

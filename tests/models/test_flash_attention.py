@@ -4,7 +4,7 @@ models do to call them."""
 import pytest
 import torch
 import torch.nn.functional as F
-import transformers.modeling_flash_attention_utils as flash
+from private_names import attend_by_flash, flash_kernels
 from tiny_cases import BERT, GPT, T5
 from tiny_transformer import BERTS, GPTS, PLAIN, SIZES, T5S
 
@@ -47,18 +47,16 @@ def flash_attn_varlen_func(
 
 @pytest.fixture(autouse=True)
 def kernels(monkeypatch):
-    found = flash_attn_func, flash_attn_varlen_func, None, flash._pad_input, flash._unpad_input
-    monkeypatch.setattr(flash, "_lazy_imports", lambda *args, **kwargs: found)
-    monkeypatch.setattr(flash, "_loaded_implementation", None)
+    flash_kernels(monkeypatch, flash_attn_func, flash_attn_varlen_func)
 
 
 def twins(cls, layout):
     """The same model on FlashAttention and on eager attention."""
     torch.manual_seed(0)
-    model = cls(cls.config_class(**{**SIZES, **PLAIN, **layout})).eval()
-    other = cls(cls.config_class(**{**SIZES, **PLAIN, **layout})).eval()
+    model, other = (cls(cls.config_class(**{**SIZES, **PLAIN, **layout})).eval() for _ in range(2))
     other.load_state_dict(model.state_dict())
-    model.config._attn_implementation, other.config._attn_implementation = "flash_attention_2", "eager"
+    other.set_attn_implementation("eager")
+    attend_by_flash(model)
     return model, other
 
 

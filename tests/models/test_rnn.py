@@ -540,7 +540,7 @@ def test_adapters_on_every_projection_start_equal_train_and_merge(variant):
 
 
 def test_the_compiled_model_is_one_graph_and_equal():
-    torch._dynamo.reset()
+    torch.compiler.reset()
     model, batch = translator(input_feeding=True, bidirectional_encoder=False), sentences(2, "left", 3, 3)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     outputs, expected = compiled(**batch), model(**batch)
@@ -550,11 +550,11 @@ def test_the_compiled_model_is_one_graph_and_equal():
     model.zero_grad()
     expected.loss.backward()
     torch.testing.assert_close(found, {name: p.grad for name, p in model.named_parameters()}, atol=1e-5, rtol=1e-4)
-    torch._dynamo.reset()
+    torch.compiler.reset()
 
 
 def test_a_compiled_decoder_step_goes_on_from_a_cache():
-    torch._dynamo.reset()
+    torch.compiler.reset()
     model, batch = translator(input_feeding=True), sentences()
     target = batch.pop("labels").clamp(min=0)
     encoded = model.get_encoder()(batch["input_ids"], attention_mask=batch["attention_mask"])
@@ -568,7 +568,7 @@ def test_a_compiled_decoder_step_goes_on_from_a_cache():
             found = step(decoder_input_ids=ids, past_key_values=caches[1], **inputs)
             torch.testing.assert_close(found.logits, plain.logits)
     assert caches[1].get_seq_length() == 4
-    torch._dynamo.reset()
+    torch.compiler.reset()
 
 
 @pytest.mark.parametrize("variant", STACKS.values(), ids=list(STACKS))

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from private_names import beam_search
 from tiny_rnn import ENCODER_DECODERS, STACKS, ragged, tiny_model
 from transformers import EncoderDecoderCache, TextStreamer
 
@@ -105,7 +106,7 @@ def test_a_beam_of_one_is_greedy(variant):
     greedy = model.generate(**inputs, **options)
     assert_varied(greedy)
     # asked for one beam, generate() searches greedily: its beam search is called by name
-    one = model.generate(**inputs, **options, custom_generate=type(model)._beam_search)
+    one = model.generate(**inputs, **options, custom_generate=beam_search(model))
     assert trimmed(one) == trimmed(greedy)
 
 

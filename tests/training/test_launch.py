@@ -8,8 +8,9 @@ import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
-from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.commands.launch import launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
+from private_names import launch_arguments
 
 from hf_genai.training.launch import check_launch, run_script
 
@@ -20,7 +21,7 @@ SHAPES = {"one": (1, "NO", "cpu"), "two": (2, "MULTI_CPU", "cpu"), "gpu": (2, "M
 
 def environment(*options: str) -> dict[str, str]:
     """Return the variables that a process of `accelerate launch` OPTIONS finds."""
-    arguments, *_ = _validate_launch_command(launch_command_parser().parse_args([*options, "recipe.py"]))
+    arguments = launch_arguments([*options, "recipe.py"])
     if not (arguments.multi_gpu or arguments.use_fsdp):
         return prepare_simple_launcher_cmd_env(arguments)[1]
     world = {"WORLD_SIZE": str(arguments.num_processes), "LOCAL_RANK": "0"}  # torchrun's
@@ -43,7 +44,7 @@ def outside_of_a_launcher(monkeypatch):
 def test_profiles_are_read_by_accelerate_and_hold_no_unknown_key(path):
     profile = load_config_from_file(str(path))
     assert profile.distributed_type.value == yaml.safe_load(path.read_text("utf-8"))["distributed_type"]
-    known = {action.dest for action in launch_command_parser()._actions}
+    known = set(vars(launch_command_parser().parse_args(["recipe.py"])))
     assert set(profile.fsdp_config) <= known
     assert set(profile.deepspeed_config) <= known
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_cases import cases
 from transformers import T5Config, T5ForConditionalGeneration, Trainer, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from hf_genai.training.checkpoints import checkpoint_fault
 from hf_genai.training.trainer import (
@@ -142,9 +143,10 @@ def test_few_rows_make_few_batches_and_none_is_lost(count):
 
 
 def test_the_sampling_strategy_chooses_the_sampler(tmp_path, tiny_trainer):
-    assert isinstance(tiny_trainer(tmp_path / "a")._get_train_sampler(), ShuffledLengthGroupedSampler)
-    other = tiny_trainer(tmp_path / "b", train_sampling_strategy="random")._get_train_sampler()
-    assert isinstance(other, torch.utils.data.RandomSampler)
+    loader = tiny_trainer(tmp_path / "a").get_train_dataloader()
+    assert isinstance(loader.batch_sampler.sampler, ShuffledLengthGroupedSampler)
+    other = tiny_trainer(tmp_path / "b", train_sampling_strategy="random").get_train_dataloader()
+    assert isinstance(other.batch_sampler.sampler, torch.utils.data.RandomSampler)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +164,8 @@ def test_a_training_that_diverges_is_stopped_and_not_saved(logging_steps, messag
 def test_what_processes_take_together_is_of_one_length(tmp_path, tiny_trainer, monkeypatch):
     trainer = tiny_trainer(tmp_path)
     monkeypatch.setattr(type(trainer.args), "world_size", 3)
-    assert trainer._get_train_sampler().batch_size == 3 * trainer.args.train_batch_size
+    found = trainer.arrange(LengthGroupedSampler(trainer.args.train_batch_size, lengths=[3, 1, 2]))
+    assert found.batch_size == 3 * trainer.args.train_batch_size
 
 
 def test_gradients_that_overflow_float16_are_left_to_its_scaler():
