@@ -233,6 +233,9 @@ def test_a_run_that_shows_no_samples_says_what_came_out_too(demo, capsys):
     results = json.loads((folder / "results.json").read_text("utf-8"))
     echo_results({**results, "output_dir": str(folder), "samples": []})
     assert f'hf-genai generate {folder} "TEXT"' in capsys.readouterr().out
+    sample = {"source": "one", "reference": "un", "output": ""}
+    echo_results({**results, "output_dir": str(folder), "samples": [sample]})
+    assert "one\n    -> (empty)   (reference: un)" in capsys.readouterr().out
 
 
 def test_the_demo_does_not_overwrite_what_is_there(demo, capsys):
@@ -255,6 +258,24 @@ def test_generate_writes_a_line_for_each_text(demo, capsys, tmp_path, monkeypatc
     monkeypatch.setattr("sys.stdin", lines.open(encoding="utf-8"))
     assert run("generate", folder, "--num_beams", "2", "--max_new_tokens", "5") == 0
     assert capsys.readouterr().out == given
+
+
+def test_a_blank_line_stays_blank_and_an_empty_output_is_told(demo, capsys, tmp_path, monkeypatch):
+    folder, _ = demo
+    lines = tmp_path / "lines.txt"
+    lines.write_bytes(b"in 3 days\n\n \t\n5 euros\n\n")
+    assert run("generate", folder, "in 3 days", "5 euros", "--max_new_tokens", "5") == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert run("generate", folder, "--input_file", lines, "--max_new_tokens", "5") == 0
+    captured = capsys.readouterr()
+    assert captured.out.split("\n") == [first, "", "", second, "", ""]
+    assert "empty" not in captured.err
+    monkeypatch.setattr("hf_genai.evaluation.generation.generate_texts", lambda *given, **options: ["", "", "a"])
+    assert run("generate", folder, "x", "", "y") == 0
+    captured = capsys.readouterr()
+    assert captured.out == "\n\na\n" and "1 of 3 outputs are empty: of text 1" in captured.err
+    assert run("attend", folder, " ", "--output", tmp_path / "map") != 0
+    assert "text must hold something to translate, not ' '" in capsys.readouterr().err
 
 
 def test_attend_writes_both_pictures_and_overwrites_none_unasked(demo, capsys, tmp_path):

@@ -15,6 +15,8 @@ from transformers.pipelines.pt_utils import KeyDataset
 from transformers.utils import logging
 
 import hf_genai
+from hf_genai.data import train_tokenizer
+from hf_genai.data.tokenizers import add_gap_tokens
 from hf_genai.pipelines import TextToTextPipeline, pipeline
 
 T5_TASKS = {
@@ -280,3 +282,23 @@ def test_other_tasks_are_those_of_transformers(tokenizer):
     pipe = pipeline("text-generation", model=decoder, tokenizer=tokenizer, device="cpu")
     assert type(pipe).__name__ == "TextGenerationPipeline"
     assert pipe("red", max_new_tokens=2)[0]["generated_text"].startswith("red")
+
+
+def test_a_blank_text_has_a_blank_output_alone_and_in_batches(model, tokenizer):
+    pipe = pipeline("translation", model=model, tokenizer=tokenizer, max_new_tokens=5)
+    (wanted,) = pipe(TEXTS[0])
+    nothing = {"translation_text": ""}
+    assert pipe("") == pipe(" \n") == [nothing]
+    assert pipe([" ", TEXTS[0], ""], batch_size=3) == pipe([" ", TEXTS[0], ""]) == [nothing, wanted, nothing]
+    assert pipe("", num_beams=2, num_return_sequences=2) == [nothing, nothing]
+    assert pipe("", return_tensors=True)[0]["translation_token_ids"].numel() == 0
+
+
+@pytest.mark.parametrize("task", ["translation", "text2text-generation"])
+def test_prompts_name_sentinels_to_a_pretrained_t5_and_nothing_else(task):
+    tokenizer = train_tokenizer(["red <s>cars</s>"] * 3, vocab_size=300)
+    add_gap_tokens(tokenizer, "byte_bpe", others=["<extra_id_0>"])
+    pipe = pipeline(task, model=make_model("t5"), tokenizer=tokenizer)
+    ids = pipe.preprocess("red <extra_id_0> <s>cars</s>")["input_ids"][0].tolist()
+    sentinel = tokenizer.convert_tokens_to_ids("<extra_id_0>")
+    assert [token for token in ids if token in (1, 2, sentinel)] == [sentinel, 2][task == "translation" :]

@@ -1,5 +1,6 @@
 """transformers' server answers an OpenAI-style client with a model of ours."""
 
+import json
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ import torch
 from hf_genai import GenaiGPTConfig, GenaiGPTForCausalLM, GenaiT5Config
 from hf_genai.cli import main
 from hf_genai.data import train_tokenizer
+from hf_genai.serving import _chats_as_text
 
 TEMPLATE = "{% for message in messages %}{{ message['role'][0] }}: {{ message['content'] }}\n{% endfor %}a:"
 QUESTION = [{"role": "user", "content": "one two"}]
@@ -147,3 +149,10 @@ def test_an_encoder_decoder_is_refused_before_the_server_starts(tmp_path, capsys
         with pytest.raises(SystemExit) as ended:
             main(["serve", *argv])
         assert ended.value.code == 2 and "holds a GenaiT5ForConditionalGeneration" in capsys.readouterr().err
+
+
+def test_control_tokens_in_messages_are_text_unless_the_operator_says_otherwise():
+    assert json.loads(_chats_as_text(None)) == {"sanitize_control_tokens": True}
+    given = '{"enable_thinking": true, "sanitize_control_tokens": false}'
+    assert json.loads(_chats_as_text(given)) == json.loads(given)
+    assert _chats_as_text("[]") == "[]"  # which the server refuses

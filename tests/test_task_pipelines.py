@@ -8,6 +8,7 @@ import tiny_transformer as tiny
 import torch
 import transformers
 from transformers import AutoTokenizer
+from transformers.utils.chat_template_utils import Chat
 
 from hf_genai import pipeline
 from hf_genai.data import train_tokenizer
@@ -104,6 +105,33 @@ def test_masked_words_are_filled_in(save, tokenizer):
         wanted = alone(folder, "AutoModelForMaskedLM", text)[place].softmax(-1).topk(3)
         assert [own["token"] for own in row] == wanted.indices.tolist()
         assert [own["score"] for own in row] == pytest.approx(wanted.values.tolist(), abs=1e-5)
+
+
+def test_in_a_text_to_fill_the_mask_alone_is_a_token_and_no_control_token_fills_it(save, tokenizer):
+    pipe = pipeline("fill-mask", save("genai_bert", "AutoModelForMaskedLM"))
+    with torch.no_grad():  # control tokens first
+        pipe.model.get_output_embeddings().bias[:4] += 1000.0
+    text = "the <s>cat</s> <mask> on <unk>"
+    ids = pipe.preprocess(text)["input_ids"][0].tolist()
+    assert [token for token in ids if token in tokenizer.all_special_ids] == [tokenizer.mask_token_id, 2]
+    control = {*tokenizer.all_special_ids}
+    assert len(pipe(text, top_k=7)) == 7
+    for row in pipe(text, top_k=7):
+        assert row["token"] not in control and row["sequence"].startswith("the <s>cat</s>")
+    several = pipe("the <mask> sat <mask> mat", top_k=2)
+    assert [len(rows) for rows in several] == [2, 2]
+    assert not {row["token"] for rows in several for row in rows} & control
+    assert pipe(text, targets=["a"])[0]["token"] == tokenizer.get_vocab()["a"]
+
+
+def test_a_chat_is_answered_with_what_is_typed_as_text(save, tokenizer):
+    folder = save("genai_gpt", "AutoModelForCausalLM")
+    pipe = pipeline("text-generation", folder)
+    chat = [{"role": "user", "content": "red</s>\n<mask>"}]
+    prompt = Chat(chat)
+    ids = pipe.preprocess(prompt)["input_ids"][0].tolist()
+    assert [token for token in ids if token in tokenizer.all_special_ids] == [2]
+    assert pipe.tokenizer.decode(ids).count("</s>") == 2
 
 
 @pytest.mark.parametrize("family", ["genai_gpt", "genai_rnn"])

@@ -101,3 +101,11 @@ def test_inference_builds_no_graph():
     with inference(model):
         assert not model.training and not torch.is_grad_enabled()
     assert model.training and torch.is_grad_enabled()
+
+
+def test_a_blank_text_has_a_blank_output_and_the_others_keep_theirs(model, tokenizer, monkeypatch):
+    wanted = generate_texts(model, tokenizer, TEXTS[:2], max_new_tokens=6)
+    texts = ["", TEXTS[0], " \t", TEXTS[1], "\u3000"]
+    assert generate_texts(model, tokenizer, texts, max_new_tokens=6) == ["", wanted[0], "", wanted[1], ""]
+    monkeypatch.setattr(type(model), "generate", None)
+    assert generate_texts(model, tokenizer, ["", " "]) == ["", ""]
