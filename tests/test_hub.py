@@ -131,6 +131,8 @@ def test_card_metadata_names_base_model_data_set_and_split():
 
 
 def test_card_shows_what_is_missing_instead_of_guessing():
+    samples = [("one", "un", "")]
+    assert "| one | un | (empty) |" in render_card(CardData(title="t", summary="s", model_type="m", samples=samples))
     text = render_card(CardData(title="Empty", summary="Nothing is known.", model_type="genai_rnn"))
     assert "model-index" not in text and "license" not in text.split("---")[1]
     for sentence in (
