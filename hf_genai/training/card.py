@@ -101,7 +101,9 @@ def pipeline_usage(
         given = repr(example["text"][:60].strip())
         call = "[row for row in model({given}, top_k=None) if row['score'] > 0.5]"
     elif example is not None and "messages" in example:
-        given, call = repr(example["messages"]), call + "[-1]['content']"
+        given = repr(example["messages"])  # in which control tokens are text
+        as_text = ", tokenizer_encode_kwargs={{'sanitize_control_tokens': True}})[0]"
+        call = call.replace(")[0]", as_text) + "[-1]['content']"
     else:
         given = repr(samples[0][0][: 300 if task == "summarization" else 60].strip())
     lines = [f"from {package} import pipeline", "", 'model_id = "MODEL_ID"']
