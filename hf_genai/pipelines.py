@@ -25,7 +25,7 @@ from transformers import (
 from transformers.generation import StopStringCriteria
 from transformers.utils import logging
 
-from .data.plain_text import naming
+from .data.plain_text import naming, read_prompts_as_text
 from .data.tokenizers import TARGET_SUBFOLDER, load_tokenizers
 from .evaluation.generation import default_length, encode_texts, is_blank, length_limit
 from .question_answering import QuestionAnsweringPipeline
@@ -68,12 +68,15 @@ def pipeline(
         if task in PIPELINES:
             kwargs.setdefault("pipeline_class", PIPELINES[task])
         try:
-            return transformers.pipeline(task, model=model, **kwargs)  # type: ignore[arg-type]
+            made: Any = transformers.pipeline(task, model=model, **kwargs)  # type: ignore[arg-type]
         except KeyError as error:
             if "Unknown task" not in str(error):
                 raise
             ours = ", ".join([*RESULT_NAMES, QUESTION_ANSWERING])
             raise ValueError(f"task must be one of {ours} or one of transformers' own. {error}") from None
+        if getattr(made.tokenizer, "split_special_tokens", False):
+            read_prompts_as_text(made.tokenizer)  # some lose it when they are opened
+        return made
     loaded, tokenizer, target_tokenizer, kwargs = _load(task, model, AutoModelForSeq2SeqLM, **kwargs)
     return TextToTextPipeline(loaded, tokenizer, target_tokenizer=target_tokenizer, task=task, **kwargs)
 

@@ -10,12 +10,16 @@ from transformers import (
     GPT2LMHeadModel,
     MBartConfig,
     MBartForConditionalGeneration,
+    XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
+    XLMRobertaTokenizer,
 )
 from transformers.pipelines.pt_utils import KeyDataset
 from transformers.utils import logging
 
 import hf_genai
 from hf_genai.data import train_tokenizer
+from hf_genai.data.plain_text import read_prompts_as_text
 from hf_genai.data.tokenizers import add_gap_tokens
 from hf_genai.pipelines import TextToTextPipeline, pipeline
 
@@ -282,6 +286,19 @@ def test_other_tasks_are_those_of_transformers(tokenizer):
     pipe = pipeline("text-generation", model=decoder, tokenizer=tokenizer, device="cpu")
     assert type(pipe).__name__ == "TextGenerationPipeline"
     assert pipe("red", max_new_tokens=2)[0]["generated_text"].startswith("red")
+
+
+def test_what_a_classifier_of_a_foreign_unigram_model_is_given_is_text(tmp_path):
+    pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((c, -5.0) for c in "▁</s>ab")]
+    tokenizer = XLMRobertaTokenizer(vocab=[*pieces, ("<mask>", 0.0)])
+    read_prompts_as_text(tokenizer)
+    tokenizer.save_pretrained(tmp_path)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    config = XLMRobertaConfig(vocab_size=len(tokenizer), max_position_embeddings=40, **sizes)
+    XLMRobertaForSequenceClassification(config).save_pretrained(tmp_path)
+    pipe = pipeline("text-classification", tmp_path)
+    assert type(pipe.tokenizer).__name__ == "XLMRobertaTokenizer"
+    assert pipe.preprocess("a </s> b")["input_ids"][0].tolist().count(tokenizer.eos_token_id) == 1
 
 
 def test_a_blank_text_has_a_blank_output_alone_and_in_batches(model, tokenizer):
