@@ -5,10 +5,10 @@
     python3 .ci/releases.py lowest            all tests, on the lowest that pyproject.toml admits
     python3 .ci/releases.py newest -- tests/decoding -k beams
 
-torch is the one that constraints.txt holds under `newest`, as its newest default build draws gigabytes; --torch takes
-another. Where tests fail, each package whose release differs from constraints.txt is put back alone, and the failed
-tests run again: those that pass then fail because of that package. The end is 1 if a test failed. Needs bash's `git`
-and Python 3.11 or newer.
+Under `newest` torch is the one that constraints.txt holds, as its newest default build draws gigabytes; --torch takes
+another. The lowest torch is such a build. Where tests fail, each package whose release differs from constraints.txt is
+put back alone, and the failed tests run again: those that pass then fail because of that package. The end is 1 if a
+test failed. Needs Python 3.11 or newer.
 """
 
 import argparse
@@ -43,18 +43,12 @@ def pinned() -> dict[str, str]:
     return {plain(name): version for name, _, version in (line.partition("==") for line in lines) if version}
 
 
-def lowest() -> list[str]:
-    """Return a constraint for each package that has a lowest release."""
-    found = {name: re.search(r">=\s*([\w.]+)", specifier) for name, specifier in requirements().items()}
-    return [f"{name}=={match[1]}" for name, match in found.items() if match]
-
-
 class Environment:
     """A virtual environment with this package in it.
 
     Args:
         folder: where it is; made if it is not there.
-        constraints: what pip has to keep to.
+        constraints: what pip has to keep to; none for the lowest releases that are admitted.
     """
 
     def __init__(self, folder: Path, constraints: list[str]):
@@ -62,8 +56,17 @@ class Environment:
         if not self.python.exists():
             subprocess.run([sys.executable, "-m", "venv", folder], check=True)
             kept = folder / "constraints.txt"
-            kept.write_text("\n".join(constraints) + "\n", "utf-8")
+            kept.write_text("\n".join(constraints or self.lowest()) + "\n", "utf-8")
             self.install("-c", str(kept), "-e", f"{ROOT}[dev]")
+
+    def lowest(self) -> list[str]:
+        """Return the lowest releases that pyproject.toml admits, and the newest of what those draw, found by uv."""
+        self.install("uv")
+        command = [self.python, "-m", "uv", "pip", "compile", "-q", "--no-annotate", "--resolution", "lowest-direct"]
+        found = subprocess.run(
+            [*command, "pyproject.toml", "--extra", "dev"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+        )
+        return [line for line in found.stdout.splitlines() if not line.startswith("#")]
 
     def install(self, *what: str) -> None:
         subprocess.run([self.python, "-m", "pip", "install", "-q", *what], check=True)
@@ -102,14 +105,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("which", choices=("newest", "lowest"))
     parser.add_argument("--venv", type=Path, help="a folder for the environment, kept for the next call")
-    parser.add_argument("--torch", help="such as torch==2.14.1; default: as said above")
+    parser.add_argument("--torch", help="for newest, such as torch==2.14.1; default: as said above")
     parser.add_argument("pytest", nargs="*", help="arguments for pytest, after --")
     given = parser.parse_args()
-    constraints = lowest() if given.which == "lowest" else [f"torch=={pinned()['torch']}"]
-    if given.torch:
-        constraints = [line for line in constraints if not line.startswith("torch==")] + [given.torch]
+    newest = [given.torch or f"torch=={pinned()['torch']}"]
     with tempfile.TemporaryDirectory() as made:
-        environment = Environment((given.venv or Path(made, "venv")).absolute(), constraints)
+        environment = Environment(
+            (given.venv or Path(made, "venv")).absolute(), [] if given.which == "lowest" else newest
+        )
         here, there = environment.releases(), pinned()
         print(f"\nreleases that differ from constraints.txt ({given.which}):", flush=True)
         for name in sorted(here.keys() & there.keys()):
