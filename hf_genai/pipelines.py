@@ -192,10 +192,10 @@ class TextToTextPipeline(Pipeline):
             **kwargs,
         )
         if self.target_tokenizer.pad_token_id is not None:
-            self._generation_defaults["pad_token_id"] = self.target_tokenizer.pad_token_id
+            generation_defaults(self)["pad_token_id"] = self.target_tokenizer.pad_token_id
         task_params = self._task_params(task)
-        self._preprocess_params = {"prefix": task_params.pop("prefix", self.prefix), **self._preprocess_params}
-        self._forward_params = {"task_params": task_params, **self._forward_params}
+        prefix = task_params.pop("prefix", self.prefix)
+        set_pipeline_defaults(self, preprocess={"prefix": prefix}, forward={"task_params": task_params})
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Return the generated texts under "translation_text", "summary_text" or "generated_text".
@@ -335,7 +335,7 @@ class TextToTextPipeline(Pipeline):
         self, model_inputs: dict[str, torch.Tensor], task_params: dict[str, Any] | None = None, **generate_kwargs: Any
     ) -> dict[str, torch.Tensor]:
         if "generation_config" not in generate_kwargs:
-            generate_kwargs = {**self._generate_kwargs, **generate_kwargs}
+            generate_kwargs = {**generate_arguments(self), **generate_kwargs}
             defaults = dict(task_params or {})
             if "max_new_tokens" in generate_kwargs:
                 defaults.pop("max_length", None)
@@ -348,7 +348,7 @@ class TextToTextPipeline(Pipeline):
             if callable(generate_kwargs.get("custom_generate")):  # transformers hands its tokenizer to no such loop
                 stop = StopStringCriteria(generate_kwargs.pop("tokenizer"), generate_kwargs.pop("stop_strings"))
                 generate_kwargs["stopping_criteria"] = [*generate_kwargs.get("stopping_criteria", []), stop]
-        generate_kwargs = self._prepare_generate_kwargs(generate_kwargs)
+        generate_kwargs = with_generation_config(self, generate_kwargs)
         model_inputs = dict(model_inputs)
         blank = model_inputs.pop("blank")
         output = self.model.generate(**model_inputs, **generate_kwargs)  # type: ignore[operator]

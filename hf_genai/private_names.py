@@ -9,9 +9,6 @@ from typing import Any
 
 # where it is found -> why, and what to do when it is gone
 NAMES = {
-    "torch.Tensor._version": (
-        "tells whether a weight changed since it was packed. Gone: compare the sums alone, which `fingerprint` takes"
-    ),
     "torch._weight_int8pack_mm": (
         "the one product of bfloat16 rows and 8-bit weights. Gone: nothing to do, `mixed_product_works` tells and the "
         "row is quantised"
@@ -23,9 +20,20 @@ NAMES = {
         "what an Auto class opens; the exported tables (MODEL_MAPPING, ...) have other names than the classes. Gone: "
         "write a table from Auto classes to those exports here"
     ),
-    "transformers.PreTrainedConfig._attn_implementation": (
-        "which attention a model runs; it can be set in public, but not read. Gone: find what "
-        "`set_attn_implementation` writes"
+    "transformers.generation.GenerationMixin._update_model_kwargs_for_generation": (
+        "what of a step's outputs goes into the next one; models override it. Gone: see what a decode loop of "
+        "transformers calls in its place"
+    ),
+    "transformers.Pipeline.__init__:_generate_kwargs": (
+        "what a pipeline was given for generate() when it was made. Gone: take it out of kwargs in TextToTextPipeline"
+    ),
+    "transformers.Pipeline.__init__:_generation_defaults": "the defaults under that. Gone: as above",
+    "transformers.Pipeline.__init__:_preprocess_params": (
+        "the arguments that each call gets, which depend on the model's config here. Gone: give them in __call__"
+    ),
+    "transformers.Pipeline.__init__:_forward_params": "the same for the model's call. Gone: as above",
+    "transformers.Pipeline._prepare_generate_kwargs": (
+        "joins them as transformers' own pipelines do. Gone: see what TextGenerationPipeline calls"
     ),
     "transformers.Trainer._get_train_sampler": (
         "the order of training rows; get_train_dataloader would have to be copied whole. Gone: find what calls "
@@ -66,11 +74,6 @@ DECLARED = {
 }
 
 
-def version_of(tensor: Any) -> int:
-    """Return how often a tensor was changed in place."""
-    return tensor._version
-
-
 def weight_int8pack_mm(x: Any, weight: Any, scales: Any) -> Any:
     """Return the product of bfloat16 rows (1, K) and 8-bit weights (N, K) with a scale for each output.
 
@@ -99,7 +102,36 @@ def models_of(auto_class: Any) -> Any:
 
 def attention_of(config: Any) -> str | None:
     """Return the name of the attention that a model with this configuration runs."""
-    return config._attn_implementation
+    from .models.private_names import attention_of as read
+
+    return read(config)
+
+
+def inputs_of_next_step(model: Any, outputs: Any, model_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return what the next step of generation is given besides the tokens: the cache, a longer mask, ..."""
+    is_encoder_decoder = model.config.is_encoder_decoder
+    return model._update_model_kwargs_for_generation(outputs, model_kwargs, is_encoder_decoder=is_encoder_decoder)
+
+
+def generate_arguments(pipeline: Any) -> dict[str, Any]:
+    """Return what a pipeline was given for generate() when it was made."""
+    return pipeline._generate_kwargs
+
+
+def generation_defaults(pipeline: Any) -> dict[str, Any]:
+    """Return what a pipeline gives to generate() where neither its maker nor the call says more: to be changed."""
+    return pipeline._generation_defaults
+
+
+def with_generation_config(pipeline: Any, generate_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments of generate() with the pipeline's defaults among them."""
+    return pipeline._prepare_generate_kwargs(generate_kwargs)
+
+
+def set_pipeline_defaults(pipeline: Any, preprocess: dict[str, Any], forward: dict[str, Any]) -> None:
+    """Give each call of a pipeline these arguments, unless it or the maker gave others."""
+    pipeline._preprocess_params = {**preprocess, **pipeline._preprocess_params}
+    pipeline._forward_params = {**forward, **pipeline._forward_params}
 
 
 def fingerprint_of(dataset: Any) -> str:

@@ -3,29 +3,30 @@
 import ast
 import importlib
 import pkgutil
+import re
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 import hf_genai
+from hf_genai.models import private_names as of_models
 from hf_genai.private_names import DECLARED, NAMES, find
 
+ALL_NAMES, ALL_DECLARED = NAMES | of_models.NAMES, DECLARED | of_models.DECLARED
 PACKAGE = Path(hf_genai.__file__).parent
-MAY_USE = {PACKAGE / "private_names.py", Path(__file__).with_name("private_names.py")}
+MAY_USE = {PACKAGE / "private_names.py", PACKAGE / "models" / "private_names.py", Path(__file__).with_name("private_names.py")}
 TESTS = Path(__file__).parent
 FILES = sorted({*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "recipes").glob("*.py"), *TESTS.rglob("*.py")} - MAY_USE)
-LATER = ("models", "decoding", "pipelines")
-FILES = [path for path in FILES if path.relative_to(PACKAGE.parent).with_suffix("").parts[1] not in LATER]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL_NAMES)
 def test_each_private_name_is_still_there(name):
     try:
         find(name)
     except (AttributeError, ImportError):
         library = name.partition(".")[0]
-        pytest.fail(f"{library} {version(library)} has no {name} any more. It was used as it {NAMES[name]}.")
+        pytest.fail(f"{library} {version(library)} has no {name} any more. Why it was used, and what to do: {ALL_NAMES[name]}.")
 
 
 def is_private(name: object) -> bool:
@@ -44,7 +45,7 @@ def own_names() -> set[str]:
             elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
                 ours = isinstance(node.value, ast.Name) and node.value.id == "self"
                 found |= {node.attr} if ours or node.attr.startswith("_genai") else set()
-    return found
+    return found - {re.split("[.:]", name)[-1] for name in ALL_NAMES}
 
 
 def private_names_in(tree: ast.AST):
@@ -79,10 +80,10 @@ def test_no_other_file_uses_a_private_name_of_another_library():
 
 
 def test_no_class_elsewhere_overrides_a_private_name_unless_the_documentation_asks_for_it():
-    declared, written = {name for names in DECLARED.values() for name in names}, own_names()
+    declared, written = {name for names in ALL_DECLARED.values() for name in names}, own_names()
     found = []
     for module in pkgutil.walk_packages([str(PACKAGE)], "hf_genai."):
-        if module.name == "hf_genai.private_names" or module.name.split(".")[1] in LATER:
+        if module.name.endswith(".private_names"):
             continue
         for value in vars(importlib.import_module(module.name)).values():
             if isinstance(value, type) and value.__module__ == module.name:

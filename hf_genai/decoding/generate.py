@@ -73,7 +73,9 @@ def fast_generate(
     check_options(generation_config, model_kwargs, synced_gpus or sharded)
     beams = generation_config.num_beams
     steps = choose_steps(model, model_kwargs, beams, dtype)
-    pad, eos = generation_config._pad_token_tensor, generation_config._eos_token_tensor
+    eos, pad = generation_config.eos_token_id, generation_config.pad_token_id
+    eos = None if eos is None else torch.as_tensor(eos).flatten().tolist()
+    pad = eos[0] if pad is None and eos else pad  # as generate() has it
     # the caller's own criteria of length and end tokens stand in the place of the configuration's
     ends = next((c for c in stopping_criteria if type(c) is EosTokenCriteria), None)
     max_length = max(generation_config.max_length, stopping_criteria.max_length)
@@ -174,8 +176,8 @@ def why_not_packed(model: Any, model_kwargs: dict[str, Any]) -> str | None:
     weight = model.lm_head.weight
     if weight.device.type != "cpu" or weight.dtype != torch.float32 or not fast_path_allowed(*model.parameters()):
         return "packed steps need float32 weights on a CPU, without autocast or sharding"
-    if model.config._attn_implementation not in ("sdpa", "eager"):
-        return f"packed steps replace attn_implementation 'sdpa' or 'eager', not {model.config._attn_implementation!r}"
+    if attention_of(model.config) not in ("sdpa", "eager"):
+        return f"packed steps replace attn_implementation 'sdpa' or 'eager', not {attention_of(model.config)!r}"
     known = type(model.lm_head) in (Linear, nn.Linear) and steppable(stack.layers)
     if not known or any(is_hooked(module) for module in model.modules()):
         return "a layer was replaced or is hooked (an adapter, a quantised layer, a recorder)"

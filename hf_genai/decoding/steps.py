@@ -54,9 +54,7 @@ class ModelSteps:
     def forward(self, sequences: Tensor, **options: Any) -> Tensor:
         inputs = self.model.prepare_inputs_for_generation(sequences, **options, **self.kwargs)
         outputs = self.model(**inputs, return_dict=True)
-        self.kwargs = self.model._update_model_kwargs_for_generation(
-            outputs, self.kwargs, is_encoder_decoder=self.model.config.is_encoder_decoder
-        )
+        self.kwargs = inputs_of_next_step(self.model, outputs, self.kwargs)
         return outputs.logits[:, -1].float()
 
     def step(self, sequences: Tensor, parents: Tensor | None) -> Tensor:

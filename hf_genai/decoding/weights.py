@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..models.packed_linear import PLAIN, PackedLinear, packing_works
+from ..models.private_names import version_of
 from ..models.token_step import Pack, Rows, StepLayers
-from ..private_names import version_of, vnni_supported, weight_int8pack_mm
+from ..private_names import vnni_supported, weight_int8pack_mm
 
 # Weights beyond which a row is better quantised, too
 LARGEST_MIXED = 2**20

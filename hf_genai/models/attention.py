@@ -20,6 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from .attention_kernel import train_attention
 from .matmul import Linear, project
 from .positions import rotate
+from .private_names import attention_of
 from .varlen_attention import attend_by_text, flash_source
 
 
@@ -166,7 +167,7 @@ class MultiHeadAttention(nn.Module):
         if (bias := kwargs.get("position_bias")) is not None:
             kwargs["position_bias"] = self.own_heads(bias, query.shape[1])
         if self.config.attention_type != "additive":
-            attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+            attention = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention)
         return attention(*(self, query, key, value, attention_mask), dropout=dropout, scaling=self.scaling, **kwargs)
 
     def attend(
@@ -187,7 +188,7 @@ class MultiHeadAttention(nn.Module):
         if isinstance(attention_mask, Tensor) and attention_mask.ndim == 4:  # a position bias may be in it
             attention_mask = self.own_heads(attention_mask, query.shape[1])
         context = weights = None
-        if self.config._attn_implementation == "sdpa" and kwargs.get("position_bias") is None:
+        if attention_of(self.config) == "sdpa" and kwargs.get("position_bias") is None:
             causal, dropout = kwargs.get("is_causal", self.is_causal), self.dropout if self.training else 0.0
             context = train_attention(
                 *(query, key, value, attention_mask, causal, self.scaling, dropout), text_lengths=text_lengths
@@ -270,7 +271,7 @@ class CrossAttention(MultiHeadAttention):
             if caches:
                 key, value = past_key_values.cross_attention_cache.update(key, value, self.layer_idx)
                 past_key_values.is_updated[self.layer_idx] = True
-        if "flash" in self.config._attn_implementation and attention_mask is not None:
+        if "flash" in attention_of(self.config) and attention_mask is not None:
             rows = query.shape[0], query.shape[2]
             key, value, lengths = flash_source(rows, attention_mask, key, value)
             attention_mask, kwargs = None, {**kwargs, **lengths}

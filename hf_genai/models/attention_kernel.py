@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .fast_path import needs_gradient, once_differentiable
 from .matmul import batched_product
+from .private_names import softmax_backward
 from .transformer_kernels import BLOCK, Coins, on_cpu
 from .varlen_attention import by_group, grouped
 
@@ -77,7 +78,7 @@ class _Attention(torch.autograd.Function):
                 batched_product(kept.transpose(2, 3), up, v_grad[rows])
                 if ctx.factor is not None:
                     change = torch.ops.aten.threshold_backward(change, kept, 0)
-                change = torch._softmax_backward_data(change, seen, -1, grad.dtype)
+                change = softmax_backward(change, seen, grad.dtype)
                 if bias_grad is not None:
                     corner = _of(bias_grad, rows)
                     if ctx.groups is not None:

@@ -11,7 +11,8 @@ from functools import wraps
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+
+from .private_names import forward_mode_is_active, functorch_is_active
 
 _plain = 0  # uses of `plain_kernels` that are under way, in all threads together
 
@@ -75,7 +76,7 @@ def fast_path_allowed(*tensors: Tensor | None, any_dtype: bool = False) -> bool:
     """
     if _plain or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if functorch_is_active() or forward_mode_is_active():
         return False
     given = [t for t in tensors if t is not None]
     device, dtype = given[0].device, given[0].dtype

@@ -15,6 +15,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .linear_cross_entropy import cross_entropy, linear_cross_entropy
 from .matmul import Linear, is_hooked
+from .private_names import GenerationHooks
 from .seq2seq import check_ids, check_mask, readable, weight_and_bias
 from .token_step import step_of
 
@@ -60,7 +61,7 @@ class MeanOverRows:
     accepts_loss_kwargs = False  # so Trainer divides the loss by the batches that it accumulates
 
 
-class LanguageModelHead:
+class LanguageModelHead(GenerationHooks):
     """For a `PreTrainedModel` with an `lm_head`: logits and loss, the one without the other where that is cheaper."""
 
     lm_head: nn.Module
@@ -77,7 +78,7 @@ class LanguageModelHead:
     def set_output_embeddings(self, value: nn.Module) -> None:
         self.lm_head = value
 
-    def _prefill(self, input_ids: Tensor, generation_config: Any, model_kwargs: dict[str, Any], **kwargs) -> Any:
+    def before_prefill(self, generation_config: Any, model_kwargs: dict[str, Any]) -> None:
         """As in transformers, which reads a prompt in parts of `prefill_chunk_size`; one may be padding alone."""
         if generation_config.prefill_chunk_size is not None:
             if self.config.is_encoder_decoder:
@@ -90,7 +91,6 @@ class LanguageModelHead:
                 check_mask("attention_mask", mask, *mask.shape)
             if past is not None:
                 past.prompt_in_parts = True
-        return super()._prefill(input_ids, generation_config, model_kwargs, **kwargs)  # type: ignore[misc]
 
     def score(self, hidden: Tensor, past: Cache | None) -> Tensor:
         """Return the logits (B, T, V) of (B, T, D)."""

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .fast_path import fast_path_allowed, needs_gradient, once_differentiable
+from .private_names import hooks_of, hooks_on_all, linear_pointwise
 
 # Below these rows and multiplications the call costs more than the better product brings.
 SMALLEST_ROWS, SMALLEST_PRODUCT = 24, 2**22
@@ -38,7 +39,7 @@ def _onednn() -> Callable | None:
     if not _is_amd():
         return None
     try:
-        product = torch.ops.mkldnn._linear_pointwise
+        product = linear_pointwise()
         x, weight = torch.linspace(-1, 1, 96).view(4, 24), torch.linspace(-2, 1, 1536).view(24, 64)
         found = product(x, weight.t(), None, "none", [], "")
         return product if torch.allclose(found, x @ weight, atol=1e-5) else None
@@ -219,10 +220,4 @@ def project(x: Tensor, *maps: nn.Module) -> Sequence[Tensor]:
 
 def is_hooked(module: nn.Module) -> bool:
     """Whether calling the module does more than its own forward: a hook, or another forward in its place."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) or "forward" in vars(module) or hooks_on_all()
-
-
-def hooks_on_all() -> bool:
-    """Whether somebody watches every call of every module (`register_module_forward_hook`)."""
-    return bool(nn.modules.module._has_any_global_hook())
+    return any(hooks_of(module)) or "forward" in vars(module) or hooks_on_all()

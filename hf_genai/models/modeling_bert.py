@@ -131,9 +131,9 @@ class GenaiBertForCausalLM(GenaiBertLanguageModel, GenerationMixin):
         super().__init__(config, causal=True)
         self.post_init()
 
-    def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
-        # generate() counts from 0
-        return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs) + self.config.position_offset
+    @property
+    def first_position(self) -> int:  # generate() counts from 0
+        return self.config.position_offset
 
     @head_forward
     def forward(

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .matmul import numpy_is_faster, numpy_product
+from .private_names import linear_pointwise, onednn_takes_bfloat16, reorder_weight
 
 # activation -> what oneDNN calls it, and its variant
 FUSED = {"relu": ("relu", ""), "gelu": ("gelu", "none"), "gelu_pytorch_tanh": ("gelu", "tanh"), "silu": ("swish", "")}
@@ -43,13 +44,13 @@ def packing_works(dtype: torch.dtype) -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
     try:
-        if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        if dtype == torch.bfloat16 and not onednn_takes_bfloat16():
             return False
         x = torch.linspace(-1, 1, 96).view(4, 24).to(dtype)
         weight = torch.linspace(-2, 1, 24 * 64).view(64, 24).to(dtype)
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, 32)
+        packed = reorder_weight(weight, 32)
         for name, (kind, variant) in FUSED.items():
-            found = torch.ops.mkldnn._linear_pointwise(x, packed, None, kind, [], variant)
+            found = linear_pointwise()(x, packed, None, kind, [], variant)
             wanted = PLAIN[name](F.linear(x.float(), weight.float()))
             tolerance = 1e-5 if dtype == torch.float32 else 2e-2
             if not torch.allclose(found.float(), wanted, rtol=tolerance, atol=tolerance):
@@ -92,10 +93,10 @@ class PackedLinear:
         if not one_row and not small and torch.backends.mkldnn.enabled and packing_works(x.dtype):
             rows = next(typical for most, typical in TYPICAL_ROWS if len(x) <= most)
             if self.packed is None or self.packed_for != rows:
-                self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), rows)
+                self.packed = reorder_weight(self.weight.contiguous(), rows)
                 self.packed_for = rows
             kind, variant = self.fused
-            product = torch.ops.mkldnn._linear_pointwise.default
+            product = linear_pointwise()
             return product(x.contiguous(), self.packed, self.bias, kind, [], variant)
         if one_row and self.widens:
             if self.transposed is None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .fast_path import once_differentiable
 from .matmul import adder
+from .private_names import softmax_backward
 
 
 class _GRU:
@@ -449,7 +450,7 @@ class AdditiveAttention(torch.autograd.Function):
         batch, steps, size = double_query.shape
         source = double_keys.shape[1]
         query_grad, key_grad = torch.empty_like(double_query), torch.zeros_like(double_keys)
-        score_grads = torch.ops.aten._softmax_backward_data(weight_grads, weights, -1, weights.dtype)
+        score_grads = softmax_backward(weight_grads, weights, weights.dtype)
         energy_grad = torch.zeros_like(energy)
         for block, (rows, times) in enumerate(_blocks(batch, steps, source * size, energy.device)):
             if kept:

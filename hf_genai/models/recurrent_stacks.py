@@ -12,6 +12,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .base import GenaiPreTrainedModel
 from .configuration_rnn import GenaiRNNConfig
+from .private_names import is_filled, resized_embeddings, resized_head
 from .recurrence import GATES, SLOTS
 from .recurrent_cache import RecurrentStateLayer
 from .recurrent_layers import GenaiRNNAttention, GenaiRNNAttentionLayer, GenaiRNNLayer, over_tokens
@@ -41,10 +42,10 @@ class GenaiRNNPreTrainedModel(GenaiPreTrainedModel):
             init.xavier_uniform_(module.weight)
             return
         # init skips what a checkpoint has filled; views of it do not carry that mark, so it is asked here
-        if not getattr(module.weight, "_is_hf_initialized", False):
+        if not is_filled(module.weight):
             for gate in module.weight.chunk(GATES[cell_type]):
                 init.orthogonal_(gate)
-        if cell_type == "lstm" and not getattr(module.bias, "_is_hf_initialized", False):
+        if cell_type == "lstm" and not is_filled(module.bias):
             init.ones_(module.bias.chunk(GATES[cell_type])[1])
 
     def get_input_embeddings(self):
@@ -59,8 +60,8 @@ class GenaiRNNPreTrainedModel(GenaiPreTrainedModel):
         """Resize the embeddings of both sides or, of a model with two vocabularies, the encoder's."""
         if not self.config.is_encoder_decoder or self.config.share_encoder_decoder_embeddings:
             return super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
-        resized = self._get_resized_embeddings(
-            self.get_input_embeddings(), new_num_tokens, pad_to_multiple_of, mean_resizing
+        resized = resized_embeddings(
+            self, self.get_input_embeddings(), new_num_tokens, pad_to_multiple_of, mean_resizing
         )
         self.set_input_embeddings(resized)
         if self.config.source_vocab_size is None:
@@ -78,10 +79,10 @@ class GenaiRNNPreTrainedModel(GenaiPreTrainedModel):
         if not self.config.is_encoder_decoder or self.config.share_encoder_decoder_embeddings:
             raise ValueError("this model has one embedding table: use resize_token_embeddings")
         decoder, head = self.base_model.decoder, self.get_output_embeddings()
-        decoder.embed_tokens = self._get_resized_embeddings(decoder.embed_tokens, new_num_tokens)
+        decoder.embed_tokens = resized_embeddings(self, decoder.embed_tokens, new_num_tokens)
         self.config.vocab_size = decoder.embed_tokens.num_embeddings
         if head is not None and not self.config.tie_word_embeddings:
-            self.set_output_embeddings(self._get_resized_lm_head(head, new_num_tokens))
+            self.set_output_embeddings(resized_head(self, head, new_num_tokens))
         elif head is not None:
             self.tie_weights()
             head.out_features = self.config.vocab_size

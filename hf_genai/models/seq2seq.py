@@ -6,6 +6,7 @@ from transformers.modeling_outputs import Seq2SeqModelOutput
 from transformers.utils import is_tracing
 
 from .matmul import Linear, is_hooked
+from .private_names import functorch_is_active, offload_of
 
 
 def shift_tokens_right(labels: Tensor, pad_token_id: int, decoder_start_token_id: int) -> Tensor:
@@ -45,7 +46,7 @@ def weight_and_bias(linear: nn.Module, in_features: int | None = None) -> tuple[
             PEFT trains in place of a head that shares the embeddings' matrix says its two sizes the wrong way round.
     """
     parameter = next(linear.parameters(), torch.empty(0))  # torch's quantised layers have none
-    device, offload = parameter.device, getattr(linear, "_hf_hook", None)
+    device, offload = parameter.device, offload_of(linear)
     if device.type == "meta" and offload is not None:
         device = offload.execution_device
     elif (
@@ -61,7 +62,7 @@ def weight_and_bias(linear: nn.Module, in_features: int | None = None) -> tuple[
 
 def size_of(module: nn.Module, name: str) -> int:
     """Return a size that a layer has as an attribute; an adapter (PEFT) has the layer somewhere inside."""
-    if isinstance(module, nn.Linear | nn.Embedding):
+    if isinstance(module, (nn.Linear, nn.Embedding)):  # torch 2.9 cannot compile a union
         return getattr(module, name)
     return next(getattr(part, name) for part in module.modules() if hasattr(part, name))
 
@@ -71,7 +72,7 @@ def readable(x: Tensor) -> bool:
 
     Not while a graph is recorded, nor where there are none, nor where `torch.vmap` shows one row for all.
     """
-    return x.device.type != "meta" and not is_tracing(x) and not torch._C._are_functorch_transforms_active()
+    return x.device.type != "meta" and not is_tracing(x) and not functorch_is_active()
 
 
 def check_ids(name: str, ids: Tensor, vocab_size: int) -> None:

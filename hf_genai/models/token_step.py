@@ -23,6 +23,7 @@ from .fast_path import fast_path_allowed
 from .matmul import Linear, batched_product, is_hooked
 from .packed_linear import PackedLinear
 from .positions import rotate
+from .private_names import attention_of, version_of
 
 # A layer made of anything else (an adapter, a quantised weight) goes its own way.
 KNOWN = (TransformerLayer, SelfAttention, CrossAttention, FeedForward, DotScore, Linear, nn.Linear)
@@ -170,7 +171,7 @@ class CachedStep:
         self.room: list[tuple[Tensor, ...]] = [()] * len(layers)
 
     def current_versions(self) -> list[tuple[int, int]]:
-        return [(parameter.data_ptr(), parameter._version) for parameter in self.parameters]
+        return [(parameter.data_ptr(), version_of(parameter)) for parameter in self.parameters]
 
     def usable(self) -> bool:
         """Whether the weights are still those that were packed, and nobody listens to the layers."""
@@ -231,8 +232,8 @@ class CachedStep:
 
     def score(self, hidden: Tensor, head: nn.Linear) -> Tensor:
         """Return the logits (N, V) of (N, D)."""
-        if self.head is None or self.head[0] is not head.weight or self.head[1] != head.weight._version:
-            self.head = (head.weight, head.weight._version, PackedLinear(head.weight, head.bias))
+        if self.head is None or self.head[0] is not head.weight or self.head[1] != version_of(head.weight):
+            self.head = (head.weight, version_of(head.weight), PackedLinear(head.weight, head.bias))
         return self.head[2](hidden)
 
 
@@ -246,7 +247,7 @@ def cached_step(
     """Return the step for a cache that has been used for some, or None where the layers themselves have to run."""
     if hidden.shape[1] != 1 or cache is None or torch.is_grad_enabled() or layers.training:
         return None
-    if hidden.dtype != torch.float32 or hidden.device.type != "cpu" or config._attn_implementation != "sdpa":
+    if hidden.dtype != torch.float32 or hidden.device.type != "cpu" or attention_of(config) != "sdpa":
         return None
     own = getattr(cache, "self_attention_cache", cache)
     if type(own) is not DynamicCache or own.offloading or not fast_path_allowed(hidden, layers[0].mlp.up_proj.weight):

@@ -24,13 +24,14 @@ from .base import GenaiPreTrainedModel
 from .blocks import TransformerLayer, make_norm
 from .fast_path import fast_path_allowed
 from .positions import RelativePositionBias, RotaryEmbedding, positions_from_mask, sinusoidal_positions
+from .private_names import AttentionHook, attention_of
 from .seq2seq import check_ids, check_mask, readable, size_of
 from .token_step import cached_step
 from .transformer_kernels import Dropout
 from .varlen_attention import Texts, flash_packed, is_watched, lay_out, number_by_mask, number_by_position
 
 
-class GenaiTransformerPreTrainedModel(GenaiPreTrainedModel):
+class GenaiTransformerPreTrainedModel(AttentionHook, GenaiPreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["TransformerLayer"]
@@ -43,7 +44,7 @@ class GenaiTransformerPreTrainedModel(GenaiPreTrainedModel):
         "cross_attentions": OutputRecorder(CrossAttention, index=1),
     }
 
-    def _check_and_adjust_attn_implementation(self, attn_implementation, *args, **kwargs) -> str:
+    def choose_attention(self, attn_implementation):
         """Refuse what a score or a position cannot do, before transformers looks for the implementation."""
         if self.config.attention_type == "additive":
             if attn_implementation not in (None, "eager"):
@@ -57,7 +58,7 @@ class GenaiTransformerPreTrainedModel(GenaiPreTrainedModel):
                 "position_embedding_type='relative_bias' adds to the scores, which flash attention does not allow:"
                 f" attn_implementation must be 'eager', 'sdpa' or 'flex_attention', not {attn_implementation!r}"
             )
-        return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **kwargs)
+        return attn_implementation
 
     def init_parallel_plans(self) -> None:
         super().init_parallel_plans()
@@ -238,7 +239,7 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
         keys = mask.shape[-1] if mask is not None else past + hidden.shape[1]
         bias = self.relative_bias(hidden.shape[1], keys, past).to(hidden.dtype)
-        if self.config._attn_implementation not in ("eager", "sdpa"):
+        if attention_of(self.config) not in ("eager", "sdpa"):
             return mask, bias.expand(len(hidden), -1, -1, -1)
         # one tensor for all layers, where the interface would add the two up in each
         if mask is None:
@@ -263,7 +264,7 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
         None where the rows go as they are: without padding and packing, where anything but these layers looks at what
         they make of a row, and on devices where one call for each length of text would cost more than padding.
         """
-        if self.config._attn_implementation != "sdpa" or hidden.device.type != "cpu":
+        if attention_of(self.config) != "sdpa" or hidden.device.type != "cpu":
             return None
         if not fast_path_allowed(hidden, any_dtype=True) or self.watched(**kwargs):
             return None
@@ -297,7 +298,7 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
 
     def packed_for_flash(self, hidden: Tensor, position_ids: Tensor | None) -> dict[str, Any]:
         """Return what FlashAttention must be told of rows of several texts (B, T, D); nothing for other kernels."""
-        if "flash" not in self.config._attn_implementation or position_ids is None or is_tracing(position_ids):
+        if "flash" not in attention_of(self.config) or position_ids is None or is_tracing(position_ids):
             return {}
         return flash_packed(position_ids) if len(position_ids) == len(hidden) else {}
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .matmul import hooks_on_all
+from .private_names import hooks_of, hooks_on_all
 
 # Texts alike: query length, key length, how many
 Group = tuple[int, int, int]
@@ -137,8 +137,7 @@ def grouped(lengths: list[int], key_lengths: list[int]) -> list[Group]:
 
 def is_watched(module: nn.Module) -> bool:
     """Whether somebody's hook sees what this module is given and gives."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    own = itertools.chain.from_iterable(found.values() for found in hooks)
+    own = itertools.chain.from_iterable(found.values() for found in hooks_of(module))
     return hooks_on_all() or any(not getattr(hook, "__module__", "").startswith(HARMLESS_HOOKS) for hook in own)
 
 
