@@ -23,7 +23,8 @@ from transformers.utils import cached_file, logging
 
 from .conversion_layout import RENAME, Head, Layout, Operation
 from .conversion_tables import ACTIVATIONS, COMMON, LAYOUTS, UNFIT
-from .private_names import attention_of, models_of
+from .models.private_names import attention_of
+from .private_names import models_of
 from .registry import FAMILIES, load
 
 logger = logging.get_logger(__name__)

@@ -28,6 +28,7 @@ from transformers.utils import logging
 from .data.plain_text import naming, read_prompts_as_text
 from .data.tokenizers import TARGET_SUBFOLDER, load_tokenizers
 from .evaluation.generation import default_length, encode_texts, is_blank, length_limit
+from .private_names import generate_arguments, generation_defaults, set_pipeline_defaults, with_generation_config
 from .question_answering import QuestionAnsweringPipeline
 from .text_pipelines import PIPELINES
 

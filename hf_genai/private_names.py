@@ -24,16 +24,18 @@ NAMES = {
         "what of a step's outputs goes into the next one; models override it. Gone: see what a decode loop of "
         "transformers calls in its place"
     ),
-    "transformers.Pipeline.__init__:_generate_kwargs": (
-        "what a pipeline was given for generate() when it was made. Gone: take it out of kwargs in TextToTextPipeline"
+    **dict.fromkeys(
+        (
+            "transformers.Pipeline.__init__:_generate_kwargs",
+            "transformers.Pipeline.__init__:_generation_defaults",
+            "transformers.Pipeline._prepare_generate_kwargs",
+        ),
+        "what a pipeline was given for generate() when it was made, the defaults under that, and what joins them. "
+        "Gone: see what TextGenerationPipeline does",
     ),
-    "transformers.Pipeline.__init__:_generation_defaults": "the defaults under that. Gone: as above",
-    "transformers.Pipeline.__init__:_preprocess_params": (
-        "the arguments that each call gets, which depend on the model's config here. Gone: give them in __call__"
-    ),
-    "transformers.Pipeline.__init__:_forward_params": "the same for the model's call. Gone: as above",
-    "transformers.Pipeline._prepare_generate_kwargs": (
-        "joins them as transformers' own pipelines do. Gone: see what TextGenerationPipeline calls"
+    **dict.fromkeys(
+        ("transformers.Pipeline.__init__:_preprocess_params", "transformers.Pipeline.__init__:_forward_params"),
+        "the arguments that each call gets, which depend on the model's config here. Gone: give them in __call__",
     ),
     "transformers.Trainer._get_train_sampler": (
         "the order of training rows; get_train_dataloader would have to be copied whole. Gone: find what calls "
@@ -98,13 +100,6 @@ def vnni_supported() -> bool:
 def models_of(auto_class: Any) -> Any:
     """Return what an Auto class opens, as a mapping from configuration to model classes."""
     return getattr(auto_class, "_model_mapping", {})
-
-
-def attention_of(config: Any) -> str | None:
-    """Return the name of the attention that a model with this configuration runs."""
-    from .models.private_names import attention_of as read
-
-    return read(config)
 
 
 def inputs_of_next_step(model: Any, outputs: Any, model_kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from hf_genai.private_names import DECLARED, NAMES, find
 
 ALL_NAMES, ALL_DECLARED = NAMES | of_models.NAMES, DECLARED | of_models.DECLARED
 PACKAGE = Path(hf_genai.__file__).parent
-MAY_USE = {PACKAGE / "private_names.py", PACKAGE / "models" / "private_names.py", Path(__file__).with_name("private_names.py")}
 TESTS = Path(__file__).parent
+MAY_USE = {folder / "private_names.py" for folder in (PACKAGE, PACKAGE / "models", TESTS)}
 FILES = sorted({*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "recipes").glob("*.py"), *TESTS.rglob("*.py")} - MAY_USE)
 
 
@@ -26,7 +26,8 @@ def test_each_private_name_is_still_there(name):
         find(name)
     except (AttributeError, ImportError):
         library = name.partition(".")[0]
-        pytest.fail(f"{library} {version(library)} has no {name} any more. Why it was used, and what to do: {ALL_NAMES[name]}.")
+        reason = f"Why it was used, and what to do: {ALL_NAMES[name]}."
+        pytest.fail(f"{library} {version(library)} has no {name} any more. {reason}")
 
 
 def is_private(name: object) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from ..models.token_step import additive_mask, attend_rows
+from ..private_names import inputs_of_next_step
 from .weights import PackedWeights
 
 # Slots that no beam looks at any more are given up after so many steps, if that saves a third of them.

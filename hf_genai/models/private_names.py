@@ -16,12 +16,15 @@ NAMES = {
     "torch.Tensor._version": (
         "tells whether a weight changed in place since it was packed. Gone: compare sums of the weights"
     ),
-    "torch.ops.mkldnn._linear_pointwise": (
-        "oneDNN's product with an activation drawn in. Gone: nothing to do, `packing_works` and `matmul` ask and fall "
-        "back on torch's own"
+    **dict.fromkeys(
+        (
+            "torch.ops.mkldnn._linear_pointwise",
+            "torch.ops.mkldnn._reorder_linear_weight",
+            "torch.ops.mkldnn._is_mkldnn_bf16_supported",
+        ),
+        "oneDNN's product with an activation drawn in, its layout of weights, and whether it takes bfloat16. Gone: "
+        "nothing to do, `packing_works` and `matmul` ask first and fall back on torch's own product",
     ),
-    "torch.ops.mkldnn._reorder_linear_weight": "lays weights out for that product. Gone: as above",
-    "torch.ops.mkldnn._is_mkldnn_bf16_supported": "tells whether that product takes bfloat16. Gone: as above",
     "torch.ops.aten._softmax_backward_data": (
         "the gradient of softmax in one pass. Gone: (grad - (grad * weights).sum(-1, keepdim=True)) * weights"
     ),
@@ -31,11 +34,16 @@ NAMES = {
     "torch.autograd.forward_ad._current_level": (
         "kernels have no derivative in forward mode. Gone: `forward_ad.unpack_dual` of each input"
     ),
-    "torch.nn.Module.__init__:_forward_hooks": "a module with hooks must be called. Gone: see Module.__call__",
-    "torch.nn.Module.__init__:_forward_pre_hooks": "as above",
-    "torch.nn.Module.__init__:_backward_hooks": "as above",
-    "torch.nn.Module.__init__:_backward_pre_hooks": "as above",
-    "torch.nn.modules.module._has_any_global_hook": "the same for hooks on all modules. Gone: see Module.__call__",
+    **dict.fromkeys(
+        (
+            "torch.nn.Module.register_forward_hook:_forward_hooks",
+            "torch.nn.Module.register_forward_pre_hook:_forward_pre_hooks",
+            "torch.nn.Module.register_full_backward_hook:_backward_hooks",
+            "torch.nn.Module.register_full_backward_pre_hook:_backward_pre_hooks",
+            "torch.nn.modules.module._has_any_global_hook",
+        ),
+        "a kernel may not stand in for a module that somebody watches. Gone: see what Module.__call__ asks",
+    ),
     "transformers.PreTrainedConfig._attn_implementation": (
         "which attention a model runs; it can be set in public, but not read. Gone: find what "
         "`set_attn_implementation` writes"
@@ -43,10 +51,10 @@ NAMES = {
     "transformers.PreTrainedModel._check_and_adjust_attn_implementation": (
         "the one place that every choice of attention passes. Gone: check in __init__ and set_attn_implementation"
     ),
-    "transformers.PreTrainedModel._get_resized_embeddings": (
-        "resizes one of two embedding tables; the public method knows one table. Gone: copy rows by hand"
+    **dict.fromkeys(
+        ("transformers.PreTrainedModel._get_resized_embeddings", "transformers.PreTrainedModel._get_resized_lm_head"),
+        "resize one of two embedding tables, and its head; the public method knows one table. Gone: copy rows by hand",
     ),
-    "transformers.PreTrainedModel._get_resized_lm_head": "the same for a head. Gone: as above",
     "transformers.generation.GenerationMixin._prefill": (
         "reads prompts in parts. Gone: see how generate() uses prefill_chunk_size"
     ),
@@ -67,14 +75,8 @@ DECLARED = {
     "transformers.PreTrainedModel": (
         *("_no_split_modules", "_skip_keys_device_placement", "_tied_weights_keys", "_can_record_outputs"),
         *("_supports_sdpa", "_supports_flash_attn", "_supports_flex_attn", "_supports_attention_backend"),
-        *(
-            "_can_compile_fullgraph",
-            "_supports_context_parallel",
-            "_tp_plan",
-            "_pp_plan",
-            "_fsdp_plan",
-            "_init_weights",
-        ),
+        *("_can_compile_fullgraph", "_supports_context_parallel", "_init_weights"),
+        *("_tp_plan", "_pp_plan", "_fsdp_plan"),
     ),
     "transformers.PreTrainedConfig": ("_auto_class",),
     "transformers.CacheLayerMixin": ("_layer_type",),

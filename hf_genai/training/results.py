@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from ..evaluation.generation import default_length, encode_texts, generate_texts, inference, length_limit
 from ..evaluation.metrics import baseline_scores, translation_scores
-from ..private_names import attention_of
+from ..models.private_names import attention_of
 from .arguments import RecipeArguments
 
 logger = logging.get_logger(__name__)
