@@ -2,7 +2,6 @@
 
 import ast
 import getpass
-import json
 import re
 import socket
 import zipfile
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .cards import TARGET_TOKENIZER
+from .files import read_json, read_text
 
 WEIGHTS = re.compile(r"(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 INCOMPLETE_MARKER = "checkpoint-is-incomplete.txt"  # transformers' own name for it
@@ -28,6 +28,7 @@ TOKENIZER_FILES = {
     *("processor_config.json", "preprocessor_config.json"),
 }
 _DOCUMENTS = {"README.md", "LICENSE", "results.json"}
+_OWN_JSON = {*CONFIGS, *TOKENIZER_FILES, "results.json", "trainer_state.json", "history.json"}
 _PICTURES = {".png", ".jpg", ".jpeg", ".svg", ".webp", ".html"}
 _TEXT = {".json", ".md", ".txt", ".py", ".html", ".svg", ".jinja", ""}
 # a vocabulary is made of the data's words, and a host called "paris" would be found in it
@@ -49,7 +50,8 @@ def check_checkpoint(folder: str | Path) -> None:
         raise ValueError(f"folder ({folder}) does not exist or is not a folder")
     if (folder / INCOMPLETE_MARKER).exists():
         raise ValueError(f"{folder} was not saved to its end: {INCOMPLETE_MARKER} is there")
-    _check_files(folder, [folder / name for name in weight_files(folder)])
+    check_json(folder)
+    _check_weights(folder / name for name in weight_files(folder))
     for path in sorted([*folder.glob("*.pt"), *folder.glob("*.pth")]):
         if not zipfile.is_zipfile(path):  # an archive's table of contents is at its end
             raise ValueError(f"{path} is broken or cut off: the end of the archive is missing")
@@ -57,13 +59,18 @@ def check_checkpoint(folder: str | Path) -> None:
         raise ValueError(f"{folder} was not saved to its end: trainer_state.json, written last, is missing")
 
 
-def _check_files(folder: Path, weights: Iterable[Path]) -> None:
-    """Refuse JSON that cannot be read, and weights whose header or length is wrong; names the file."""
+def check_json(folder: Path) -> None:
+    """Refuse JSON of a model, its tokenizers or its training that cannot be read, or is no object; names the file."""
+    for path in sorted([*folder.glob("*.json"), *folder.glob(f"{TARGET_TOKENIZER}/*.json")]):
+        if path.name in _OWN_JSON or WEIGHTS.fullmatch(path.name):
+            read_json(path)
+
+
+def _check_weights(paths: Iterable[Path]) -> None:
+    """Refuse weights whose header or length is wrong; names the file."""
     import safetensors
 
-    for path in sorted([*folder.glob("*.json"), *folder.glob(f"{TARGET_TOKENIZER}/*.json")]):
-        _read_json(path)
-    for path in weights:
+    for path in paths:
         try:
             with safetensors.safe_open(path, framework="np"):
                 pass
@@ -82,12 +89,14 @@ def opening(*names: str | Path | None) -> Iterator[None]:
         ValueError: Names the broken file.
         OSError: Names what is neither a folder nor to be had from the Hub.
     """
+    paths = [Path(name) for name in names if name]
+    for folder in filter(Path.is_dir, paths):
+        check_json(folder)
     try:
         yield
     except Exception as error:
-        paths = [Path(name) for name in names if name]
         for folder in filter(Path.is_dir, paths):
-            _check_files(folder, sorted(folder.glob("*.safetensors")))
+            _check_weights(sorted(folder.glob("*.safetensors")))
         if isinstance(error, OSError) and (elsewhere := [str(path) for path in paths if not path.is_dir()]):
             raise OSError(
                 f"{', '.join(elsewhere)}: no folder here, and not to be had from the Hub: {error}"
@@ -106,7 +115,7 @@ def weight_files(folder: Path) -> list[str]:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         raise ValueError(f"folder ({folder}) is not a saved model: model.safetensors is missing")
-    pieces = sorted(set(_read_json(index)["weight_map"].values()))
+    pieces = sorted(set(read_json(index)["weight_map"].values()))
     if lacking := [name for name in pieces if not (folder / name).is_file()]:
         raise ValueError(f"folder ({folder}) lacks {', '.join(lacking)}, named by {index.name}")
     return pieces
@@ -131,7 +140,7 @@ def files_to_push(folder: str | Path) -> dict[str, int]:
     names += [name for name in CONFIGS | TOKENIZER_FILES | _DOCUMENTS if (folder / name).is_file()]
     names += [f"{TARGET_TOKENIZER}/{name}" for name in TOKENIZER_FILES if (folder / TARGET_TOKENIZER / name).is_file()]
     if "README.md" in names:
-        links = re.findall(r"\]\(([^)\s]+)\)", (folder / "README.md").read_text("utf-8"))
+        links = re.findall(r"\]\(([^)\s]+)\)", read_text(folder / "README.md"))
         names += [link for link in links if _is_own_picture(folder, Path(link))]
     return {name: (folder / name).stat().st_size for name in sorted(set(names))}
 
@@ -147,7 +156,7 @@ def code_files(folder: Path) -> list[str]:
     Raises:
         ValueError: One is missing, or a model of ours was saved without its code.
     """
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if str(config.get("model_type", "")).startswith("genai_") and not config.get("auto_map"):
         raise ValueError(
             f"{folder / 'config.json'} has no auto_map, so no Hub user could open it; save it with hf_genai"
@@ -161,7 +170,7 @@ def code_files(folder: Path) -> list[str]:
         if not (folder / name).is_file():
             raise ValueError(f"folder ({folder}) lacks {name}, which auto_map or another file of its code needs")
         found.append(name)
-        tree = ast.walk(ast.parse((folder / name).read_text("utf-8")))
+        tree = ast.walk(ast.parse(read_text(folder / name)))
         waiting += [
             node.module for node in tree if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module
         ]
@@ -172,13 +181,6 @@ def _references(auto_map: Mapping[str, Any] | None) -> Iterable[str]:
     """Yield each "module.Class" (with "user/repo--" before it: code of another repository); tokenizers have a list."""
     for value in (auto_map or {}).values():
         yield from (reference for reference in ([value] if isinstance(value, str) else value) if reference)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is broken or cut off: {error}") from error
 
 
 def find_private(folder: str | Path) -> list[str]:

@@ -28,6 +28,7 @@ from transformers.utils import logging
 from .data.plain_text import naming, read_prompts_as_text
 from .data.tokenizers import TARGET_SUBFOLDER, load_tokenizers
 from .evaluation.generation import default_length, encode_texts, is_blank, length_limit
+from .model_folder import check_json
 from .private_names import generate_arguments, generation_defaults, set_pipeline_defaults, with_generation_config
 from .question_answering import QuestionAnsweringPipeline
 from .text_pipelines import PIPELINES
@@ -58,8 +59,12 @@ def pipeline(
             `TextToTextPipeline` or `QuestionAnsweringPipeline` as defaults.
 
     Raises:
-        ValueError: if the task is unknown, no model or tokenizer is given or found, or the model does not fit.
+        ValueError: if the task is unknown, no model or tokenizer is given or found, the model does not fit, or a
+            JSON file of its folder is broken.
     """
+    for named in (model, kwargs.get("tokenizer"), kwargs.get("target_tokenizer")):
+        if isinstance(named, (str, Path)) and Path(named).is_dir():
+            check_json(Path(named))
     if task == QUESTION_ANSWERING:
         if kwargs.get("target_tokenizer") is not None:
             raise ValueError(f"target_tokenizer: {task} writes no text, so that it has no use for one")

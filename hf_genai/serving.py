@@ -10,6 +10,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from .files import read_json
+from .model_folder import check_json
 from .private_names import stop_serving
 from .registry import FAMILIES, load
 
@@ -30,12 +32,13 @@ def check_model(folder: str) -> None:
         folder: a model on disk; anything else is left to the server, which fetches it.
 
     Raises:
-        ValueError: if the folder holds an encoder-decoder or an encoder.
+        ValueError: if the folder holds an encoder-decoder or an encoder, or a JSON file that cannot be read.
     """
     config = Path(folder) / "config.json"
     if not config.is_file():
         return
-    architecture = (json.loads(config.read_text("utf-8")).get("architectures") or ["no class"])[0]
+    check_json(Path(folder))
+    architecture = (read_json(config).get("architectures") or ["no class"])[0]
     if architecture.startswith("Genai") and not architecture.endswith("ForCausalLM"):
         raise ValueError(
             f"{folder} holds a {architecture}: the server continues texts, for which it takes a ...ForCausalLM; "

@@ -15,6 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
     "models": set(),
     "private_names": set(),
+    "files": set(),
     "registry": {"models"},
     "conversion_layout": set(),
     "conversion_tables_bert": {"conversion_layout"},
@@ -22,9 +23,9 @@ MAY_IMPORT = {
     "conversion": {"conversion_layout", "conversion_tables", "registry", "models"},
     "decoding": {"decoding", "models"},
     "cards": set(),
-    "model_folder": {"cards"},
-    "hub": {"cards", "model_folder", "registry", "models"},
-    "data": {"data"},
+    "model_folder": {"cards", "files", "registry", "models"},
+    "hub": {"cards", "files", "model_folder", "registry", "models"},
+    "data": {"data", "files"},
     "objectives": {"objectives", "data"},
     "evaluation": {"evaluation", "data"},
     "training": {
@@ -34,18 +35,19 @@ MAY_IMPORT = {
         "evaluation",
         "registry",
         "cards",
+        "files",
         "model_folder",
         "hub",
         "conversion",
     },
-    "serving": {"registry", "models"},
+    "serving": {"files", "model_folder", "registry", "models"},
     "question_answering": {"evaluation", "data", "objectives"},
     "text_pipelines": {"data"},
-    "pipelines": {"question_answering", "text_pipelines", "evaluation", "data", "objectives"},
+    "pipelines": {"model_folder", "question_answering", "text_pipelines", "evaluation", "data", "objectives"},
 }
 TRAVELS_WITH = {"torch", "numpy", "transformers", "huggingface_hub"} | sys.stdlib_module_names
 COMMANDS = sorted(f"commands/{path.stem}" for path in (PACKAGE / "commands").glob("*.py"))
-LIGHT = ("__init__", "registry", "cli", *COMMANDS, "serving", "hub", "cards", "model_folder", "private_names")
+LIGHT = ("__init__", "registry", "cli", *COMMANDS, "serving", "hub", "cards", "model_folder", "files", "private_names")
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "evaluate", "huggingface_hub", "matplotlib", "tokenizers"}
 
 

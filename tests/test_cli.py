@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import hf_genai
 from hf_genai import GenaiGPTConfig, GenaiGPTForCausalLM, cli
 from hf_genai.commands.train import run_recipe
 from hf_genai.commands.translate import read_texts
@@ -180,9 +181,29 @@ def test_a_folder_with_a_broken_file_is_told_which(name, tmp_path, capsys, monke
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     train = ["train", "rnn_tiny", "--model", "null", "--model_name_or_path", "m", "--output_dir", "x"]
     for argv in (["generate", "m", "text"], ["convert", "m", "y"], [*train, "--train_size", "20"]):
-        if argv[0] != "convert" or name == "config.json":  # of a GRU, it reads no more than the config
+        if argv[0] != "convert" or name != "model.safetensors":  # of a GRU, it reads no weights
             assert run(*argv) == 2
-            assert f"error: m/{name} is broken or cut off: " in capsys.readouterr().err
+            assert f"error: m/{name} is broken or cut off" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", [b"[]", b"[" * 100_000, b'{"a": "\xff"}'], ids=["list", "nested", "not UTF-8"])
+def test_json_that_is_no_object_of_a_model_stops_every_command_with_its_name(
+    name, content, tmp_path, capsys, monkeypatch
+):
+    from tiny_seq2seq import make_model, make_tokenizer
+
+    monkeypatch.chdir(tmp_path)
+    make_model("rnn").save_pretrained("m")
+    make_tokenizer().save_pretrained("m")
+    Path("m", name).write_bytes(content)
+    train = ["train", "rnn_tiny", "--model", "null", "--model_name_or_path", "m", "--output_dir", "x"]
+    commands = (["generate", "m", "text"], ["attend", "m", "text"], ["convert", "m", "y"], ["push", "m", "me/m"])
+    for argv in (*commands, ["serve", "m"], [*train, "--train_size", "20"]):
+        assert run(*argv) == 2
+        assert f"m/{name}" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=f"m/{name}"):
+        hf_genai.pipeline("translation", model="m")
 
 
 def test_a_model_of_another_kind_and_a_name_that_is_not_there_are_said_in_a_line(tmp_path, capsys, monkeypatch):

@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
+from ..files import read_json
 from .optim import make_optimizer
 from .trainer import StopOnSignal, TrainingInterrupted
 
@@ -232,7 +233,7 @@ def train(
     settings |= {name: getattr(options, name) for name in ("seed", "learning_rate", "weight_decay", "adam_betas")}
     settings = json.loads(json.dumps(settings))  # as a checkpoint has them
     if resume_from:
-        saved = json.loads((Path(resume_from) / "history.json").read_text())
+        saved = read_json(Path(resume_from) / "history.json")
         for name, value in saved.pop("settings").items():
             if value != settings[name]:
                 raise ValueError(
