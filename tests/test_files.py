@@ -18,7 +18,12 @@ from hf_genai.files import read_json, read_text
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a":' * 100_000, "nested too deeply"),
         (b'{"a": ' + b"9" * 10_000 + b"}", "broken"),
-        (b'{\n"a": "\xff"}', r"config\.json:2 must be UTF-8, not the byte 0xff"),
+        (b'{\n"a": "\xff"}', r"config\.json, line 2: must be UTF-8, not the byte 0xff"),
+        (b'{"a": 1,\n"b": ' + b'{"a":' * 100_000, "line 2: is broken: its JSON is nested too deeply"),
+        (b'{"a":\n b}', "line 2: is broken or cut off"),
+        (b'{"a":\n' + b"9" * 10_000 + b"}", "line 2: is broken"),
+        (b'{"a":\n"x\\ud800"}', r"line 2: is broken: \\ud800 is half of a surrogate pair"),
+        (b'["\\ud83d\\ude00",\n"\\uDE00\\ud83d"]', r"line 2: is broken: \\uDE00 is half"),
     ],
 )
 def test_what_is_wrong_with_a_json_file_is_said_with_its_name(content, said, tmp_path):
@@ -33,6 +38,8 @@ def test_a_json_file_comes_back_as_it_was_written(tmp_path):
     path = tmp_path / "x.json"
     path.write_text('{"a": [1, "é"]}', "utf-8")
     assert read_json(path) == {"a": [1, "é"]} and read_text(path) == '{"a": [1, "é"]}'
+    path.write_text(r'{"pair": "\ud83d\ude00", "text": "\\ud800"}')
+    assert read_json(path) == {"pair": "\U0001f600", "text": r"\ud800"}
     path.write_text("[1]")
     assert read_json(path, (dict, list)) == [1]
     with pytest.raises(FileNotFoundError):
