@@ -5,10 +5,14 @@ A release may move any of them without notice. `NAMES` lists them for the test t
 a subclass or dataclass to write, in their documentation.
 """
 
+import os
 from typing import Any
 
 # where it is found -> why, and what to do when it is gone
 NAMES = {
+    "os._exit": (
+        "ends a process whose threads still compute, as its documentation says. Gone: kill the process by a signal"
+    ),
     "torch._weight_int8pack_mm": (
         "the one product of bfloat16 rows and 8-bit weights. Gone: nothing to do, `mixed_product_works` tells and the "
         "row is quantised"
@@ -54,6 +58,10 @@ NAMES = {
     "transformers.cli.serve.Serve.__init__:_generation_state": (
         "stops the worker of continuous batching, which no public method does. Gone: look whether `hf-genai serve` "
         "ends by itself on SIGINT"
+    ),
+    "transformers.cli.serve.Serve.__init__:_model_manager": (
+        "has the model that `hf-genai serve` answers with, whose positions and tokenizer limit a prompt. Gone: open "
+        "both a second time, with AutoTokenizer and AutoConfig"
     ),
     "evaluate.Metric._build_data_dir": (
         "makes a folder in the cache even for a metric in memory. Gone: see whether `Bleu()` still makes one, else "
@@ -138,6 +146,17 @@ def stop_serving(server: Any) -> None:
     """Stop the worker of transformers' server, if it has started one: it keeps the process alive."""
     if hasattr(server, "_generation_state"):
         server._generation_state.shutdown()
+
+
+def end_process(code: int) -> None:
+    """End the process at once, whatever its threads do."""
+    os._exit(code)
+
+
+def model_served(server: Any) -> tuple[Any, Any]:
+    """Return the model that transformers' server has opened, and its tokenizer or processor."""
+    (opened,) = server._model_manager.loaded_models.values()
+    return opened.model, opened.processor
 
 
 class TrainerHooks:

@@ -11,7 +11,7 @@ def serve(context: typer.Context) -> None:
     hf-genai serve my_gpt --continuous_batching          requests share a batch and a paged cache
     curl localhost:8000/v1/completions -H 'Content-Type: application/json' \\
         -d '{"model": "my_gpt", "prompt": "Once upon", "max_tokens": 20}'
-    The options are those of `transformers serve`. Chat needs a tokenizer with a chat template.
+    The options are those of `transformers serve`, and limits (--help). Chat needs a tokenizer with a chat template.
     Packages: pip install 'hf_genai[serve]'
     """
     from ..serving import NEEDS, find_spec
