@@ -4,8 +4,12 @@ A configuration class names its model classes (`auto_classes`). They are registe
 file when they are first used, so that `import hf_genai` costs next to nothing; once the file is loaded, whoever loaded
 it, the real classes take the stand-ins' places.
 
-transformers' own registration cannot do that: it takes no path of a class in the place of the class, its lazy tables
-find modules of transformers alone, and `AutoModel` itself loads torch, which takes seconds. A test speaks when it can.
+transformers' own registration cannot do that; what was tried in the stand-ins' place, each with its test:
+- the path of a class: `register` takes it, and `from_config` fails on it;
+- names in transformers' lazy tables: they find modules of `transformers.models` alone. With this package put there
+  under another name they open our classes, but not where they were loaded before: they keep the names of that moment;
+- the real classes, registered as soon as `transformers.modeling_utils` is loaded: the Auto classes open models before.
+And a hook has to wait for the Auto classes, since they load torch, which takes seconds.
 """
 
 import importlib

@@ -98,6 +98,18 @@ def test_transformers_cannot_register_a_class_by_its_path_so_that_stand_ins_are_
         auto.register(type(config), hf_genai.GenaiRNNForConditionalGeneration, exist_ok=True)
 
 
+def test_transformers_lazy_tables_find_modules_of_transformers_alone_so_that_stand_ins_are_needed(monkeypatch):
+    monkeypatch.setitem(
+        transformers.models.auto.configuration_auto.CONFIG_MAPPING_NAMES, "genai_new", "GenaiRNNConfig"
+    )
+    with pytest.raises(ModuleNotFoundError, match=r"transformers\.models\.genai_new"):
+        transformers.AutoConfig.for_model("genai_new")
+
+
+def test_auto_classes_are_there_before_what_models_are_made_of_so_that_stand_ins_are_needed():
+    run("import sys; from transformers import AutoModel; assert 'transformers.modeling_utils' not in sys.modules")
+
+
 def test_a_name_that_is_not_there_is_an_attribute_error():
     with pytest.raises(AttributeError, match="GenaiRNNForPoetry"):
         hf_genai.GenaiRNNForPoetry  # noqa: B018
