@@ -19,12 +19,12 @@ from typing import Any
 import transformers
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
-from transformers.utils import cached_file, logging
+from transformers.utils import logging
 
 from .conversion_layout import RENAME, Head, Layout, Operation
 from .conversion_tables import ACTIVATIONS, COMMON, LAYOUTS, UNFIT
 from .models.private_names import attention_of
-from .private_names import models_of
+from .private_names import file_if_there, models_of
 from .registry import FAMILIES, load
 
 logger = logging.get_logger(__name__)
@@ -124,7 +124,7 @@ def convert_folder(
     part = target.with_name(f".{target.name}.part")
     try:
         model.save_pretrained(part)
-        if any(cached_file(source, name, _raise_exceptions_for_missing_entries=False) for name in TOKENIZERS):
+        if any(file_if_there(source, name) for name in TOKENIZERS):
             AutoTokenizer.from_pretrained(source, trust_remote_code=False).save_pretrained(part)
         if target.exists():
             target.rmdir()

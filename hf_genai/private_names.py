@@ -30,6 +30,14 @@ NAMES = {
     ),
     **dict.fromkeys(
         (
+            "transformers.utils.hub.cached_files:_raise_exceptions_for_missing_entries",
+            "transformers.utils.hub.cached_files:_raise_exceptions_for_connection_errors",
+        ),
+        "tell a file that is not there from one that could not be read, which are one OSError without them. Gone: "
+        "catch that OSError where nothing could be read before either",
+    ),
+    **dict.fromkeys(
+        (
             "transformers.Pipeline.__init__:_generate_kwargs",
             "transformers.Pipeline.__init__:_generation_defaults",
             "transformers.Pipeline._prepare_generate_kwargs",
@@ -108,6 +116,17 @@ def vnni_supported() -> bool:
 def models_of(auto_class: Any) -> Any:
     """Return what an Auto class opens, as a mapping from configuration to model classes."""
     return getattr(auto_class, "_model_mapping", {})
+
+
+def file_if_there(folder_or_repo: Any, name: str, **options: Any) -> str | None:
+    """Return the path of a file of a folder or repository, or None if it has none.
+
+    Without a network the cache answers.
+    """
+    from transformers.utils import cached_file
+
+    options |= {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    return cached_file(folder_or_repo, name, **options)
 
 
 def inputs_of_next_step(model: Any, outputs: Any, model_kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -195,7 +214,7 @@ class MetricHooks:
 
 
 def find(name: str) -> Any:
-    """Return what a dotted name of `NAMES` stands for; behind a colon stands a name that a function uses.
+    """Return what a dotted name of `NAMES` stands for; behind a colon stands a name that a function uses or takes.
 
     Raises:
         AttributeError: if it is gone.
@@ -211,6 +230,6 @@ def find(name: str) -> Any:
             found = importlib.import_module(".".join(parts[: place + 1]))
         else:
             found = getattr(found, part)
-    if used and used not in found.__code__.co_names:  # type: ignore[union-attr]
+    if used and used not in found.__code__.co_names + found.__code__.co_varnames:  # type: ignore[union-attr]
         raise AttributeError(used)
     return found

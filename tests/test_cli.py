@@ -1,8 +1,8 @@
 """The command `hf-genai`: what it answers, what it writes, how it fails."""
 
 import json
-import re
 import logging
+import re
 import shlex
 import subprocess
 import sys

@@ -50,7 +50,7 @@ def own_names() -> set[str]:
 
 
 def private_names_in(tree: ast.AST):
-    """Yield (line, name) of each attribute, import and `getattr` of a private name."""
+    """Yield (line, name) of each attribute, import, `getattr` and keyword argument of a private name."""
     for node in ast.walk(tree):
         names = []
         if isinstance(node, ast.Attribute):
@@ -66,6 +66,8 @@ def private_names_in(tree: ast.AST):
             "delattr",
         ):
             names = [getattr(node.args[1], "value", None)]
+        elif isinstance(node, ast.keyword):
+            names = [node.arg]
         yield from ((node.lineno, name) for name in names if is_private(name))
 
 

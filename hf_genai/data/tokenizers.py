@@ -23,8 +23,8 @@ from tokenizers import (
     trainers,
 )
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-from transformers.utils import cached_file
 
+from ..private_names import file_if_there
 from .plain_text import encode_text, read_prompts_as_text, spelling_of
 
 KINDS = ("byte_bpe", "unigram", "wordpiece", "word", "char")
@@ -200,14 +200,11 @@ def load_tokenizers(
     """
     source = AutoTokenizer.from_pretrained(folder_or_repo, **kwargs)
     hub_options = ("revision", "token", "cache_dir", "local_files_only")
-    # None where there is none; a repository once loaded answers from the cache when the network is down.
     target_files = [
-        cached_file(
+        file_if_there(
             folder_or_repo,
             name,
             subfolder=TARGET_SUBFOLDER,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
             **{option: kwargs[option] for option in hub_options if option in kwargs},
         )
         for name in ("tokenizer_config.json", "tokenizer.json")
