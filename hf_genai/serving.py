@@ -14,13 +14,9 @@ from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
 
-<<<<<<< HEAD
 from .files import read_json
 from .model_folder import check_json
-from .private_names import stop_serving
-=======
 from .private_names import end_process, model_served, stop_serving
->>>>>>> 699928b (A front before transformers' server: limits, turns of clients, refusals with a sentence, an end within two seconds)
 from .registry import FAMILIES, load
 
 NEEDS = ("fastapi", "openai", "pydantic", "uvicorn")
