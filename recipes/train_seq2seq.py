@@ -32,7 +32,7 @@ from hf_genai.training.checkpoints import checkpoint_to_resume, delete_earlier_r
 from hf_genai.training.launch import check_launch, run_script
 from hf_genai.training.model_config import build_config, set_generation
 from hf_genai.training.results import bare, draw_some, metrics_of_outputs, score_model, summary_of_run, write_json
-from hf_genai.training.trainer import GenaiSeq2SeqTrainer, StopOnDivergence, StopOnSignal
+from hf_genai.training.trainer import GenaiSeq2SeqTrainer, StopOnDivergence, StopOnSignal, TrainingClock
 
 logger = logging.getLogger("hf_genai.recipes.train_seq2seq")
 
@@ -99,8 +99,8 @@ def main(argv: list[str] | None = None) -> dict:
     if is_main and training.overwrite_output_dir:
         delete_earlier_run(folder)
     publish, training.push_to_hub = training.push_to_hub, False  # once, at the end, and not every checkpoint
-    stop = StopOnSignal()
-    callbacks = [stop, StopOnDivergence()]
+    stop, clock = StopOnSignal(), TrainingClock()
+    callbacks = [stop, StopOnDivergence(), clock]
     if training.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(training.early_stopping_patience, training.early_stopping_threshold))
     metrics = metrics_of_outputs(target_tokenizer, few["target"][:]) if training.predict_with_generate else None
@@ -114,10 +114,10 @@ def main(argv: list[str] | None = None) -> dict:
         callbacks=callbacks,
         tokenizers=tokenizers,
     )
-    train_started = time.perf_counter()
     with stop:
+        clock.begin(checkpoint)
         trainer.train(resume_from_checkpoint=checkpoint)
-        train_seconds = time.perf_counter() - train_started
+        train_seconds = clock.seconds
         if is_main:
             save_unscored(folder, model, tokenizers, training.model_title)
     if not is_main:
@@ -137,9 +137,7 @@ def main(argv: list[str] | None = None) -> dict:
     results["attention_maps"] = draw_some(model, tokenizers, longest[: training.num_attention_maps], folder)
     results["train_steps"], results["resumed_from"] = trainer.state.global_step, bare(checkpoint)
     results["train_seconds"] = round(train_seconds, 1)
-    if checkpoint:
-        results["train_seconds_note"] = "of the part after resuming"
-    results["total_seconds"] = round(time.perf_counter() - started, 1)
+    results["total_seconds"] = round(clock.before + time.perf_counter() - started, 1)
     write_json(f"{folder}/results.json", results)
     card = card_of_run(arguments, results, pairs, two_tokenizers=target_tokenizer is not source_tokenizer)
     save_for_hub(folder, model, tokenizers, card, attachments=[f"{folder}/results.json"], overwrite=True)

@@ -12,11 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import (
-    DataCollatorForSeq2Seq,
-    DataCollatorForTokenClassification,
-    DataCollatorWithPadding,
-)
+from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding
 
 from ..data.packing import pack
 from ..data.plain_text import encode_text, text_of
@@ -27,6 +23,7 @@ from ..objectives.causal_lm import CausalLMCollator
 from ..objectives.classification import label_names, tokenize_texts
 from ..objectives.dialogue import as_messages, recent_turns, tokenize_dialogues
 from ..objectives.question_answering import LONGEST_ANSWER, best_answers, from_squad, tokenize_questions
+from ..objectives.seq2seq import Seq2SeqCollator
 from ..objectives.tagging import tokenize_words
 from .loop import evaluate
 
@@ -60,8 +57,8 @@ class Task(ABC):
         """Return rows of token ids with what is to be learned from them."""
 
     @abstractmethod
-    def collator(self) -> Any:
-        """Return what makes a batch of rows."""
+    def collator(self, model: Any) -> Any:
+        """Return what makes a batch of rows for a model."""
 
     @abstractmethod
     def score(self, trainer: Any, texts: Dataset, rows: Dataset) -> tuple[Scores, Samples]:
@@ -106,7 +103,7 @@ class Classification(Task):
     def tokenize(self, texts: Dataset) -> Dataset:
         return tokenize_texts(texts, self.tokenizer, self.names, max_length=self.arguments.data.max_length)
 
-    def collator(self) -> Any:
+    def collator(self, model: Any) -> Any:
         return DataCollatorWithPadding(self.tokenizer)
 
     def score(self, trainer: Any, texts: Dataset, rows: Dataset) -> tuple[Scores, Samples]:
@@ -149,7 +146,7 @@ class Tagging(Task):
     def tokenize(self, texts: Dataset) -> Dataset:
         return tokenize_words(texts, self.tokenizer, self.names, max_length=self.arguments.data.max_length)
 
-    def collator(self) -> Any:
+    def collator(self, model: Any) -> Any:
         return DataCollatorForTokenClassification(self.tokenizer)
 
     def example(self, texts: Dataset) -> dict[str, Any]:
@@ -195,7 +192,7 @@ class QuestionAnswering(Task):
         data = self.arguments.data
         return tokenize_questions(texts, self.tokenizer, data.max_length, min(data.stride, data.max_length // 3))
 
-    def collator(self) -> Any:
+    def collator(self, model: Any) -> Any:
         pad = DataCollatorWithPadding(self.tokenizer)
         return lambda examples: pad(
             [{k: v for k, v in example.items() if k not in ("row", "offsets")} for example in examples]
@@ -242,8 +239,8 @@ class Summarisation(Task):
 
         return texts.map(encode, batched=True, remove_columns=texts.column_names)
 
-    def collator(self) -> Any:
-        return DataCollatorForSeq2Seq(self.tokenizer)
+    def collator(self, model: Any) -> Any:
+        return Seq2SeqCollator(self.tokenizer, model=model)
 
     def score(self, trainer: Any, texts: Dataset, rows: Dataset) -> tuple[Scores, Samples]:
         from ..evaluation.generation import generate_texts
@@ -277,7 +274,7 @@ class Dialogue(Task):
             raise ValueError(f"no dialogue has an assistant's turn within max_length ({report['dropped']} dropped)")
         return rows
 
-    def collator(self) -> Any:
+    def collator(self, model: Any) -> Any:
         return CausalLMCollator(self.tokenizer.pad_token_id)
 
     def score(self, trainer: Any, texts: Dataset, rows: Dataset) -> tuple[Scores, Samples]:
