@@ -23,6 +23,7 @@ import hf_genai  # noqa: F401 (registers the model types)
 from hf_genai.data import load_pairs, load_tokenizers, train_tokenizer
 from hf_genai.data.plain_text import read_prompts_as_text
 from hf_genai.data.tokenizers import let_texts_end
+from hf_genai.evaluation.bleu_tokenizers import choose_bleu_tokenizer
 from hf_genai.hub import push, save_for_hub
 from hf_genai.model_folder import opening
 from hf_genai.objectives.seq2seq import Seq2SeqCollator, check_vocabulary, tokenize_pairs
@@ -103,14 +104,16 @@ def main(argv: list[str] | None = None) -> dict:
     callbacks = [stop, StopOnDivergence(), clock]
     if training.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(training.early_stopping_patience, training.early_stopping_threshold))
-    metrics = metrics_of_outputs(target_tokenizer, few["target"][:]) if training.predict_with_generate else None
+    language, training_targets = data.target_language(pairs.provenance.languages), pairs.train["target"][:]
+    of_bleu = choose_bleu_tokenizer(data.bleu_tokenize, language, training_targets)
+    measure = metrics_of_outputs(target_tokenizer, few["target"][:], of_bleu)
     trainer = GenaiSeq2SeqTrainer(
         model=model,
         args=training,
         train_dataset=sets["train"],
         eval_dataset=sets.get("validation"),
         data_collator=Seq2SeqCollator(source_tokenizer, model=model),
-        compute_metrics=metrics,
+        compute_metrics=measure if training.predict_with_generate else None,
         callbacks=callbacks,
         tokenizers=tokenizers,
     )
@@ -128,7 +131,8 @@ def main(argv: list[str] | None = None) -> dict:
         tokenizers,
         test["source"],
         test["target"],
-        training_targets=pairs.train["target"][:],
+        training_targets=training_targets,
+        bleu_tokenizer=of_bleu,
         batch_size=training.per_device_eval_batch_size,
         max_source_length=data.max_source_length,
     )

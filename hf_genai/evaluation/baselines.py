@@ -90,8 +90,8 @@ def most_frequent_tags(words: Iterable[Sequence[str]], tags: Iterable[Sequence[s
     )
 
 
-# An ASCII mark ends a sentence before a space alone; marks of other scripts do where they stand, as the Unicode property
-# Sentence_Terminal names them (the danda, the Arabic question mark, the ideographic full stop, ...), quotes included.
+# An ASCII mark ends a sentence before a space alone; marks of other scripts do where they stand, as the Unicode
+# property Sentence_Terminal names them (danda, Arabic question mark, ideographic full stop, ...), quotes included.
 # Thai and Lao have no mark: there a line is taken for a sentence.
 _SENTENCE_END = regex.compile(
     r"[.!?](?=\s|$)|\n|[\p{Sentence_Terminal}--[.!?]][\p{Sentence_Terminal}\p{Pe}\p{Pf}]*", flags=regex.VERSION1

@@ -46,14 +46,14 @@ _ANSWER_UNIT = regex.compile(
 def units(text: str) -> list[str]:
     """Return the words of a text and, where words have no spaces between them, its characters, in their order.
 
-    Punctuation and symbols are no units. Characters come in their compatibility form (NFKC): what reads the same is the
-    same, however it was typed, be it a letter and its marks, a wide digit or a narrow katakana.
+    Punctuation and symbols are no units. Characters come in their compatibility form (NFKC): what reads the same is
+    the same, however it was typed, be it a letter and its marks, a wide digit or a narrow katakana.
     """
     return [match.group() for match in _UNIT.finditer(normalize("NFKC", text))]
 
 
 def answer_units(word: str) -> list[str]:
-    """Return what counts of a word of an answer: all of it, but of scripts without spaces and of Korean its characters.
+    """Return what counts of a word of an answer: its characters in scripts without spaces and in Korean, else all of it.
 
     Korean has spaces, but a word carries its particles; see `task_scores.answer_scores`.
     """

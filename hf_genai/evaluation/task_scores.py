@@ -52,9 +52,7 @@ def _f1(one: list[str], two: list[str]) -> float:
     return 2 * shared / (len(one) + len(two)) if one and two else float(one == two)
 
 
-def answer_scores(
-    found: Sequence[str], expected: Sequence[Sequence[str]], language: str | None = None
-) -> Scores:
+def answer_scores(found: Sequence[str], expected: Sequence[Sequence[str]], language: str | None = None) -> Scores:
     """Return exact match and F1 over words, without case, punctuation and articles, each with the nearest reference.
 
     Answers in the Latin script are compared as SQuAD's script does. Others, and those in a language that is known and
@@ -66,7 +64,7 @@ def answer_scores(
         expected: the reference answers of each question, one or more.
         language: code of the answers' language; None: not known.
 
-    Reference: Rajpurkar et al. (2016), arXiv:1606.05250, section 6.1; Lewis et al. (2020), arXiv:1910.07475, section 4;
+    Reference: Rajpurkar et al. (2016), arXiv:1606.05250, section 6.1; Lewis et al. (2020), arXiv:1910.07475 (MLQA);
     Lim, Kim and Lee (2019), arXiv:1909.07005 (KorQuAD).
     """
     exact, f1 = [], []
@@ -84,8 +82,8 @@ class RougeTokens:
     """The tokens that ROUGE counts, in any script.
 
     Text in the Latin script is cut as rouge-score does, and its words are stemmed as English, so that figures stay
-    comparable; other scripts come in `scripts.units`. Of a language that is known and is not English, words are neither
-    cut at their accents nor stemmed.
+    comparable; other scripts come in `scripts.units`. Of a language that is known and is not English, words are
+    neither cut at their accents nor stemmed.
     """
 
     def __init__(self, language: str | None = None):

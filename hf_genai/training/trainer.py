@@ -165,8 +165,8 @@ class ShuffledLengthGroupedSampler(LengthGroupedSampler):
         return iter([index for batch in (first, *(middle[place] for place in order), last) for index in batch])
 
 
-class RecipeHooks(TrainerHooks):
-    """What the recipes' trainers do differently from transformers' own.
+class GenaiTrainer(TrainerHooks, Trainer):
+    """Trainer that differs in these points.
 
     Batches grouped by length come in random order.
 
@@ -259,14 +259,10 @@ class RecipeHooks(TrainerHooks):
             rotate_checkpoints(run, limit, self.state.best_model_checkpoint, use_mtime=True)
 
 
-class GenaiTrainer(RecipeHooks, Trainer):
-    """Trainer as `RecipeHooks` describes it."""
+class GenaiSeq2SeqTrainer(GenaiTrainer, Seq2SeqTrainer):
+    """Seq2SeqTrainer with the points of `GenaiTrainer`, and one more.
 
-
-class GenaiSeq2SeqTrainer(RecipeHooks, Seq2SeqTrainer):
-    """Seq2SeqTrainer as `RecipeHooks` describes it.
-
-    Its evaluation does not write defaults such as max_length=20 into the model's generation config.
+    Generation: the evaluation does not write defaults such as max_length=20 into the model's generation config.
     """
 
     def prediction_step(self, *args, **kwargs):
