@@ -104,9 +104,9 @@ def main(argv: list[str] | None = None) -> dict:
     callbacks = [stop, StopOnDivergence(), clock]
     if training.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(training.early_stopping_patience, training.early_stopping_threshold))
-    language, training_targets = data.target_language(pairs.provenance.languages), pairs.train["target"][:]
-    of_bleu = choose_bleu_tokenizer(data.bleu_tokenize, language, training_targets)
-    measure = metrics_of_outputs(target_tokenizer, few["target"][:], of_bleu)
+    training_targets = pairs.train["target"][:]
+    bleu_tokenizer = choose_bleu_tokenizer(data.bleu_tokenize, pairs.provenance.languages, training_targets)
+    measure = metrics_of_outputs(target_tokenizer, few["target"][:], bleu_tokenizer)
     trainer = GenaiSeq2SeqTrainer(
         model=model,
         args=training,
@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> dict:
         test["source"],
         test["target"],
         training_targets=training_targets,
-        bleu_tokenizer=of_bleu,
+        bleu_tokenizer=bleu_tokenizer,
         batch_size=training.per_device_eval_batch_size,
         max_source_length=data.max_source_length,
     )

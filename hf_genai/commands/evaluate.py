@@ -85,7 +85,7 @@ def evaluate(
 
     if bleu_tokenize is not None:
         check_bleu_tokenizer(bleu_tokenize)
-    arguments = DataArguments(
+    chosen = DataArguments(
         data=data,
         source_column=source_column,
         target_column=target_column,
@@ -95,12 +95,11 @@ def evaluate(
         max_length_chars=max_length_chars,
         data_config=data_config,
         data_revision=data_revision,
-    )
-    chosen = arguments.load_options()
+    ).load_options()
     sources, references, training_targets, left_out, languages = pairs_of_split(
         split, max_samples, seed=seed, **chosen
     )
-    tokenizer = choose_bleu_tokenizer(bleu_tokenize, arguments.target_language(languages), training_targets)
+    tokenizer = choose_bleu_tokenizer(bleu_tokenize, languages, training_targets)
     seq2seq, tokenizers = open_model(model, num_threads, trust_remote_code)
     options = only_given(num_beams=num_beams, max_new_tokens=max_new_tokens, max_source_length=max_source_length)
     scores = score_model(

@@ -15,7 +15,8 @@ Reference: Post (2018), arXiv:1804.08771; the shared tasks of WMT take these for
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from transformers.utils import logging
 
@@ -58,19 +59,13 @@ def check_bleu_tokenizer(name: str) -> None:
         ) from error
 
 
-def language_code(text: str | None) -> str | None:
-    """Return the language that a text is the code of ("zh" of "zh-CN", "zho" of "zho_Hans"), None if it is none."""
-    match = re.fullmatch(r"([a-z]{2,3})([-_][a-zA-Z0-9]{2,8})*", text or "")
-    code = match and match.group(1)
-    return code if code and (len(code) == 2 or code in _OF_LANGUAGE or code == "eng") else None
-
-
-def choose_bleu_tokenizer(asked: str | None, language: str | None, texts: Iterable[str]) -> str:
-    """Return the tokenizer of a target language; says so where it is not the one that was to be expected.
+def choose_bleu_tokenizer(asked: str | None, languages: Sequence[str], texts: Iterable[str]) -> str:
+    """Return the tokenizer of a target language; a warning says where it is not the one that was to be expected.
 
     Args:
         asked: the user's choice; None: by the language.
-        language: code of the target language; None: seen by the script of the texts.
+        languages: codes of the data's languages ("zh", "zh-CN", "zho_Hans"), the target's last; none if they are not
+            known. The script of the texts decides where they do not.
         texts: in the target language.
 
     Raises:
@@ -79,21 +74,17 @@ def choose_bleu_tokenizer(asked: str | None, language: str | None, texts: Iterab
     if asked is not None:
         check_bleu_tokenizer(asked)
         return asked
-    some = [text for text, _ in zip(texts, range(_ENOUGH_TEXTS), strict=False)]
-    known = language_code(language)
-    seen = known or likely_language(some)
-    usual = "char" if known is None and without_spaces_between_words(some) else USUAL
-    name = _OF_LANGUAGE.get(seen or "", usual)
-    if known is None and name != USUAL:
-        logger.warning(
-            f"BLEU takes sacreBLEU's tokenizer {name}, by the script of the references: to choose it, give"
-            " --bleu_tokenize"
-        )
-    elif name == USUAL and without_spaces_between_words(some):
-        logger.warning(
-            f"BLEU takes sacreBLEU's tokenizer {USUAL}, as the target language is {known}, but the references have no"
-            " spaces between words, and one wrong character makes a sentence wrong: see --bleu_tokenize"
-        )
+    known = re.split("[-_]", languages[-1].lower())[0] if languages else ""
+    name = _OF_LANGUAGE.get(known)
+    if name is None:
+        some = list(islice(texts, _ENOUGH_TEXTS))
+        usual = "char" if without_spaces_between_words(some) else USUAL
+        name = _OF_LANGUAGE.get(likely_language(some) or "", usual)
+        if name != USUAL:
+            logger.warning(
+                f"BLEU takes sacreBLEU's tokenizer {name}, by the script of the references; --bleu_tokenize chooses"
+                " another"
+            )
     if name in _EXTRAS:
         try:
             check_bleu_tokenizer(name)

@@ -53,7 +53,7 @@ def units(text: str) -> list[str]:
 
 
 def answer_units(word: str) -> list[str]:
-    """Return what counts of a word of an answer: its characters in scripts without spaces and in Korean, else all of it.
+    """Return what counts of a word of an answer: characters in scripts without spaces and in Korean, else all of it.
 
     Korean has spaces, but a word carries its particles; see `task_scores.answer_scores`.
     """

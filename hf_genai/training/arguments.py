@@ -5,7 +5,6 @@ Two keys hold mappings of their own: `model` (fields of the model's config) and 
 """
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,7 +12,7 @@ from typing import Any, Literal
 
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
-from ..evaluation.bleu_tokenizers import check_bleu_tokenizer, language_code
+from ..evaluation.bleu_tokenizers import check_bleu_tokenizer
 from .parsing import argument as _arg
 from .parsing import number_or_text, parse, unknown_key
 
@@ -51,28 +50,8 @@ class DataArguments:
     )
     bleu_tokenize: str | None = _arg(
         None,
-        "sacreBLEU's tokenizer for BLEU (13a, zh, ja-mecab, ko-mecab, char, ...); by default that of the target language",
+        "sacreBLEU's tokenizer for BLEU (13a, zh, ja-mecab, ko-mecab, char, ...); by default the target language's",
     )
-
-    def target_language(self, languages: Sequence[str] = ()) -> str | None:
-        """Return the code of the target language, None if nothing says it.
-
-        Said by the data's own languages, by the name of the target column ("zh"), by the end of the target file
-        (train.zh), or by the configuration of a data set on the Hub ("en-zh").
-
-        Args:
-            languages: of the data, source first, as its `Provenance` has them.
-        """
-        source, target = (language_code(name.split(".")[-1]) for name in (self.source_column, self.target_column))
-        if languages:
-            return language_code(languages[-1])
-        if target:
-            return target
-        if len(self.data) == 2 and (end := language_code(self.data[1].rpartition(".")[2])):
-            return end
-        parts = re.split(r"[-_]", self.data_config or "")
-        pair = [code for part in parts if (code := language_code(part))]
-        return (pair[0] if pair[1] == source else pair[1]) if len(pair) == 2 else None
 
     def load_options(self) -> dict[str, Any]:
         """Return the arguments of `hf_genai.data.load_pairs`."""

@@ -97,6 +97,11 @@ class Classification(Task):
     def config(self, texts: Dataset) -> dict[str, Any]:
         self.names = _labels(texts["label"][:], "label")
         several = isinstance(texts[0]["label"], list)
+        if several and (factor := self.arguments.training.label_smoothing_factor):
+            raise ValueError(
+                f"label_smoothing_factor must be 0 for rows of several labels, not {factor}: each label of a row is a"
+                " question of its own"
+            )
         kind = "multi_label_classification" if several else "single_label_classification"
         return {**_named(self.names), "problem_type": kind}
 

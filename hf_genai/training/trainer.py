@@ -173,7 +173,9 @@ class GenaiTrainer(TrainerHooks, Trainer):
     Label smoothing: transformers' smoother takes the labels away from the model and needs all logits at once. A model
     that says `smooths_labels` does so inside its own, chunked loss instead.
 
-    `dataloader_drop_last` is for training alone: each row that is to be scored is scored.
+    How batches are made is for training alone: each row that is to be scored is scored, in the order of the rows, so
+    that outputs stand beside their references. transformers' own evaluation follows `dataloader_drop_last` and the
+    grouping by length.
 
     Checkpoints: a marker file stands in the folder until the last byte is written, older checkpoints are deleted only
     then, and a failed save (full disk) removes what it wrote and says so.
@@ -201,19 +203,21 @@ class GenaiTrainer(TrainerHooks, Trainer):
             )
 
     @contextmanager
-    def _keeping_all_rows(self) -> Iterator[None]:
-        kept, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+    def _all_rows_in_order(self) -> Iterator[None]:
+        args = self.args
+        kept = args.dataloader_drop_last, args.train_sampling_strategy
+        args.dataloader_drop_last, args.train_sampling_strategy = False, "sequential"
         try:
             yield
         finally:
-            self.args.dataloader_drop_last = kept
+            args.dataloader_drop_last, args.train_sampling_strategy = kept
 
     def get_eval_dataloader(self, eval_dataset=None):
-        with self._keeping_all_rows():
+        with self._all_rows_in_order():
             return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset):
-        with self._keeping_all_rows():
+        with self._all_rows_in_order():
             return super().get_test_dataloader(test_dataset)
 
     def arrange(self, sampler):
