@@ -194,7 +194,7 @@ class GenaiTrainer(TrainerHooks, Trainer):
         self.smooths_inside = False
         if self.label_smoother is not None and getattr(self.model, "smooths_labels", False):
             self.label_smoother, self.smooths_inside = None, True
-        rows = 0 if self.train_dataset is None else len(self.train_dataset)
+        rows = 0 if self.train_dataset is None else len(self.train_dataset)  # type: ignore[arg-type]
         batch = self.args.train_batch_size * self.args.world_size
         if self.args.dataloader_drop_last and 0 < rows < batch:
             raise ValueError(
