@@ -23,7 +23,6 @@ import hf_genai  # noqa: F401 (registers the model types)
 from hf_genai.data import load_pairs, load_tokenizers, train_tokenizer
 from hf_genai.data.plain_text import read_prompts_as_text
 from hf_genai.data.tokenizers import let_texts_end
-from hf_genai.evaluation.bleu_tokenizers import choose_bleu_tokenizer
 from hf_genai.hub import push, save_for_hub
 from hf_genai.model_folder import opening
 from hf_genai.objectives.seq2seq import Seq2SeqCollator, check_vocabulary, tokenize_pairs
@@ -33,7 +32,7 @@ from hf_genai.training.checkpoints import checkpoint_to_resume, delete_earlier_r
 from hf_genai.training.launch import check_launch, run_script
 from hf_genai.training.model_config import build_config, set_generation
 from hf_genai.training.results import bare, draw_some, metrics_of_outputs, score_model, summary_of_run, write_json
-from hf_genai.training.trainer import GenaiSeq2SeqTrainer, StopOnDivergence, StopOnSignal, TrainingClock
+from hf_genai.training.trainer import GenaiSeq2SeqTrainer, StopOnDivergence, StopOnSignal
 
 logger = logging.getLogger("hf_genai.recipes.train_seq2seq")
 
@@ -100,27 +99,25 @@ def main(argv: list[str] | None = None) -> dict:
     if is_main and training.overwrite_output_dir:
         delete_earlier_run(folder)
     publish, training.push_to_hub = training.push_to_hub, False  # once, at the end, and not every checkpoint
-    stop, clock = StopOnSignal(), TrainingClock()
-    callbacks = [stop, StopOnDivergence(), clock]
+    stop = StopOnSignal()
+    callbacks = [stop, StopOnDivergence()]
     if training.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(training.early_stopping_patience, training.early_stopping_threshold))
-    training_targets = pairs.train["target"][:]
-    bleu_tokenizer = choose_bleu_tokenizer(data.bleu_tokenize, pairs.provenance.languages, training_targets)
-    measure = metrics_of_outputs(target_tokenizer, few["target"][:], bleu_tokenizer)
+    metrics = metrics_of_outputs(target_tokenizer, few["target"][:]) if training.predict_with_generate else None
     trainer = GenaiSeq2SeqTrainer(
         model=model,
         args=training,
         train_dataset=sets["train"],
         eval_dataset=sets.get("validation"),
         data_collator=Seq2SeqCollator(source_tokenizer, model=model),
-        compute_metrics=measure if training.predict_with_generate else None,
+        compute_metrics=metrics,
         callbacks=callbacks,
         tokenizers=tokenizers,
     )
+    train_started = time.perf_counter()
     with stop:
-        clock.begin(checkpoint)
         trainer.train(resume_from_checkpoint=checkpoint)
-        train_seconds = clock.seconds
+        train_seconds = time.perf_counter() - train_started
         if is_main:
             save_unscored(folder, model, tokenizers, training.model_title)
     if not is_main:
@@ -131,8 +128,7 @@ def main(argv: list[str] | None = None) -> dict:
         tokenizers,
         test["source"],
         test["target"],
-        training_targets=training_targets,
-        bleu_tokenizer=bleu_tokenizer,
+        training_targets=pairs.train["target"][:],
         batch_size=training.per_device_eval_batch_size,
         max_source_length=data.max_source_length,
     )
@@ -141,7 +137,9 @@ def main(argv: list[str] | None = None) -> dict:
     results["attention_maps"] = draw_some(model, tokenizers, longest[: training.num_attention_maps], folder)
     results["train_steps"], results["resumed_from"] = trainer.state.global_step, bare(checkpoint)
     results["train_seconds"] = round(train_seconds, 1)
-    results["total_seconds"] = round(clock.before + time.perf_counter() - started, 1)
+    if checkpoint:
+        results["train_seconds_note"] = "of the part after resuming"
+    results["total_seconds"] = round(time.perf_counter() - started, 1)
     write_json(f"{folder}/results.json", results)
     card = card_of_run(arguments, results, pairs, two_tokenizers=target_tokenizer is not source_tokenizer)
     save_for_hub(folder, model, tokenizers, card, attachments=[f"{folder}/results.json"], overwrite=True)

@@ -20,6 +20,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
 from ..models.fast_path import fast_path_allowed
+from ..models.keywords import cache_of
 from ..models.matmul import Linear, is_hooked
 from ..models.private_names import attention_of
 from ..models.token_step import steppable
@@ -134,9 +135,11 @@ def check_options(config: GenerationConfig, model_kwargs: dict[str, Any], synced
         )
     if config.prefill_chunk_size is not None:
         raise ValueError(f"fast_generate reads a prompt at once, without prefill_chunk_size: {plain}")
-    past = model_kwargs.get("past_key_values")
+    past = cache_of(model_kwargs)
     if past is not None and past.get_seq_length() > 0:
-        raise ValueError(f"fast_generate starts from an empty cache, not from given past_key_values: {plain}")
+        raise ValueError(
+            f"fast_generate starts from an empty cache, not from a given one (cache, past_key_values): {plain}"
+        )
     if synced_gpus:
         raise ValueError(
             "fast_generate does not keep several processes in step, which synced_gpus=True and weights sharded by FSDP"

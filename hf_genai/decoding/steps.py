@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
+from ..models.keywords import cache_of
 from ..models.token_step import additive_mask, attend_rows
 from ..private_names import inputs_of_next_step
 from .weights import PackedWeights
@@ -61,12 +62,12 @@ class ModelSteps:
     def step(self, sequences: Tensor, parents: Tensor | None) -> Tensor:
         if parents is not None:
             first = torch.arange(len(parents), device=parents.device).unsqueeze(1) * self.beams
-            self.kwargs["past_key_values"].reorder_cache((parents + first).flatten())
+            cache_of(self.kwargs).reorder_cache((parents + first).flatten())
         return self.forward(sequences, next_sequence_length=1)
 
     def keep(self, sentences: Tensor) -> None:
         rows = (sentences.unsqueeze(1) * self.beams + torch.arange(self.beams, device=sentences.device)).flatten()
-        cache = self.kwargs["past_key_values"]
+        cache = cache_of(self.kwargs)
         self.kwargs = {name: select(value, rows, self.rows) for name, value in self.kwargs.items()}
         self.rows = len(rows)
         cache.batch_select_indices(rows)
@@ -102,7 +103,7 @@ class TransformerSteps:
         kwargs = {name: select(value, rows, total) for name, value in model_kwargs.items()}
         inputs = self.model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **kwargs)
         outputs = self.model(**inputs, return_dict=True)
-        cache = outputs.past_key_values
+        cache = cache_of(outputs)
         own = getattr(cache, "self_attention_cache", cache)
         # keys and values of each layer: (2, B, K, capacity, E)
         self.kept = [torch.stack([layer.keys, layer.values]) for layer in own.layers]

@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .attention_kernel import train_attention
+from .keywords import CACHE_NAME, either_name
 from .matmul import Linear, project
 from .positions import rotate
 from .private_names import attention_of
@@ -209,14 +210,16 @@ class MultiHeadAttention(nn.Module):
 class SelfAttention(MultiHeadAttention):
     """Each token looks at the tokens of its own text: all of them or, causal, itself and those before it."""
 
+    @either_name
     def forward(
         self,
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         texts: tuple[list[int], list[int]] | None = None,
         wanted: Tensor | None = None,
+        pages: Any = None,
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
         """Return (B, T, D), and the weights (B, H, T, S) where the implementation has them.
@@ -225,7 +228,7 @@ class SelfAttention(MultiHeadAttention):
             hidden_states: (B, T, D).
             attention_mask: as the implementation wants it, made by transformers' masking_utils.
             position_embeddings: cosines and sines (B, T, E), to turn queries and keys by.
-            past_key_values: keys and values of earlier tokens; takes up the new ones.
+            cache: keys and values of earlier tokens; takes up the new ones.
             texts: B is 1, and the row is texts of these lengths, end to end; second, those of their sources or, with
                 `wanted`, how many are wanted of each.
             wanted: (W,), the only places of the row whose tokens are to look at the others.
@@ -241,9 +244,14 @@ class SelfAttention(MultiHeadAttention):
             if wanted is not None:
                 position_embeddings = tuple(angles.index_select(1, wanted) for angles in position_embeddings)
             query = rotate(query, *position_embeddings)
-        if past_key_values is not None:
-            cache = getattr(past_key_values, "self_attention_cache", past_key_values)
-            key, value = cache.update(key, value, self.layer_idx)  # (B, H, S, E)
+        if pages is not None:
+            if CACHE_NAME == "cache":
+                key, value = pages.update(key, value, self.layer_idx, kwargs=kwargs)
+            else:  # the attention function does that
+                kwargs["cache"] = pages
+        if cache is not None:
+            own = getattr(cache, "self_attention_cache", cache)
+            key, value = own.update(key, value, self.layer_idx)  # (B, H, S, E)
         lengths = None if texts is None else (texts[0 if wanted is None else 1], texts[0])
         return self.attend(query, key, value, attention_mask, lengths, **kwargs)
 
@@ -251,26 +259,27 @@ class SelfAttention(MultiHeadAttention):
 class CrossAttention(MultiHeadAttention):
     """Each token looks at all that an encoder made of another text, or of anything else."""
 
+    @either_name
     def forward(
         self,
         hidden_states: Tensor,
         source: Tensor,
         attention_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         texts: tuple[list[int], list[int]] | None = None,
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
         """As `SelfAttention`, with keys and values from source (B, S, D): with a cache, projected only once."""
         query = self.heads(self.q_proj(hidden_states))
-        caches = isinstance(past_key_values, EncoderDecoderCache)
-        if caches and past_key_values.is_updated.get(self.layer_idx):
-            layer = past_key_values.cross_attention_cache.layers[self.layer_idx]
+        caches = isinstance(cache, EncoderDecoderCache)
+        if caches and cache.is_updated.get(self.layer_idx):
+            layer = cache.cross_attention_cache.layers[self.layer_idx]
             key, value = layer.keys, layer.values
         else:
             key, value = (self.heads(x) for x in project(source, self.k_proj, self.v_proj))
             if caches:
-                key, value = past_key_values.cross_attention_cache.update(key, value, self.layer_idx)
-                past_key_values.is_updated[self.layer_idx] = True
+                key, value = cache.cross_attention_cache.update(key, value, self.layer_idx)
+                cache.is_updated[self.layer_idx] = True
         if "flash" in attention_of(self.config) and attention_mask is not None:
             rows = query.shape[0], query.shape[2]
             key, value, lengths = flash_source(rows, attention_mask, key, value)

@@ -8,13 +8,12 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
-from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
-from transformers.utils import TransformersKwargs
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .blocks import ACTIVATIONS, make_norm
 from .configuration_bert import GenaiBertConfig
+from .keywords import BaseModelOutputWithPoolingAndCrossAttentions, StackKwargs, cache_field, known_keywords
 from .matmul import Linear
 from .positions import positions_from_mask
 from .seq2seq import check_ids, readable
@@ -93,6 +92,7 @@ class BertStack(GenaiBertPreTrainedModel, TransformerStack):
         counted = positions_from_mask(real, real.shape[1]) + self.config.position_offset + past
         return torch.where(real, counted, self.config.pad_token_id)
 
+    @known_keywords
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -104,9 +104,9 @@ class BertStack(GenaiBertPreTrainedModel, TransformerStack):
         inputs_embeds: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[StackKwargs],
     ) -> BaseModelOutputWithPoolingAndCrossAttentions:
         """Read a text; causal (`is_decoder`), T new tokens of one.
 
@@ -118,7 +118,7 @@ class BertStack(GenaiBertPreTrainedModel, TransformerStack):
                 positions that start over, without an attention_mask: then no text sees another.
             encoder_hidden_states: (B, S, D) of an encoder, for a model with `add_cross_attention`, with
                 encoder_attention_mask (B, S).
-            past_key_values: keys and values so far, of a causal model, or a learned prefix (PEFT) that each token
+            cache: keys and values so far, of a causal model, or a learned prefix (PEFT) that each token
                 sees; takes up the new ones.
 
         Returns:
@@ -132,9 +132,9 @@ class BertStack(GenaiBertPreTrainedModel, TransformerStack):
             raise ValueError("encoder_hidden_states needs a model with add_cross_attention=True")
         offset, counted = self.config.position_offset, position_ids is None
         if counted and offset and (input_ids is not None or inputs_embeds is not None):
-            past = 0 if past_key_values is None else past_key_values.get_seq_length()
+            past = 0 if cache is None else cache.get_seq_length()
             position_ids = self.offset_positions(input_ids, inputs_embeds, attention_mask, past)
-        hidden, position_ids = self.embed("", input_ids, inputs_embeds, attention_mask, position_ids, past_key_values)
+        hidden, position_ids = self.embed("", input_ids, inputs_embeds, attention_mask, position_ids, cache)
         if self.embed_token_types is not None:
             if token_type_ids is None:
                 token_type_ids = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
@@ -147,17 +147,17 @@ class BertStack(GenaiBertPreTrainedModel, TransformerStack):
             hidden = self.embed_norm(hidden)
         # counted with an offset, the positions of padding start over as those of packed texts do
         position_ids = None if offset and counted else position_ids
-        if use_cache and self.is_causal and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        if use_cache and self.is_causal and cache is None:
+            cache = DynamicCache(config=self.config)
             if encoder_hidden_states is not None:
-                past_key_values = EncoderDecoderCache(past_key_values, DynamicCache(config=self.config))
+                cache = EncoderDecoderCache(cache, DynamicCache(config=self.config))
         hidden = self.run(
-            *(self.dropout(hidden), attention_mask, position_ids, past_key_values),
+            *(self.dropout(hidden), attention_mask, position_ids, cache),
             *(encoder_hidden_states, encoder_attention_mask),
             **kwargs,
         )
         pooled = None if self.pooler is None else self.pooler(hidden, attention_mask)
-        return BaseModelOutputWithPoolingAndCrossAttentions(hidden, pooled, past_key_values=past_key_values)
+        return BaseModelOutputWithPoolingAndCrossAttentions(hidden, pooled, **cache_field(cache))
 
 
 class GenaiBertPredictionHead(nn.Module):

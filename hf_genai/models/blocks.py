@@ -3,12 +3,15 @@
 Shapes: B batch, T target and S source length, D hidden size.
 """
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import CrossAttention, SelfAttention
+from .keywords import either_name
 from .matmul import Linear, together
 from .packed_linear import PLAIN
 from .transformer_kernels import Dropout, RMSNorm, dropped_relu, gated, gelu_tanh
@@ -68,6 +71,7 @@ class TransformerLayer(GradientCheckpointingLayer):
         self.mlp = FeedForward(config)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
+    @either_name
     def forward(
         self,
         hidden_states: Tensor,
@@ -76,7 +80,7 @@ class TransformerLayer(GradientCheckpointingLayer):
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         wanted: Tensor | None = None,
         **kwargs,
     ) -> Tensor:
@@ -85,7 +89,7 @@ class TransformerLayer(GradientCheckpointingLayer):
         What may need a gradient comes first, as checkpoints follow positional tensors only: the mask, too, since a
         position bias may be in it.
         """
-        more = {"past_key_values": past_key_values, **kwargs}
+        more: dict[str, Any] = {"cache": cache, **kwargs}
         hidden_states = self.add(
             hidden_states,
             self.self_attn_norm,

@@ -49,7 +49,7 @@ class GenaiRNNConfig(PreTrainedConfig):
     """
 
     model_type = "genai_rnn"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "past_key_values"]
     # num_hidden_layers is the decoder's depth, since caches are made from it
     attribute_map: ClassVar[dict[str, str]] = {"num_hidden_layers": "decoder_layers"}
     # Auto class -> model class: read by the registry, and written whole into the auto_map of each saved model

@@ -76,7 +76,7 @@ class GenaiTransformerConfig(PreTrainedConfig):
         tie_word_embeddings: Score the vocabulary with the embedding table.
     """
 
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "past_key_values"]
     auto_classes: ClassVar[dict[str, str]] = {}
     _auto_class: ClassVar[str | None] = "AutoConfig"
 

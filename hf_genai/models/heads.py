@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import GenerationMixin
 from transformers.cache_utils import Cache
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
+from .keywords import CACHE_NAME, cache_of, known_keywords, renamed
 from .linear_cross_entropy import cross_entropy, linear_cross_entropy
 from .matmul import Linear, is_hooked
 from .private_names import GenerationHooks
@@ -31,7 +33,7 @@ def head_forward(forward: Callable) -> Callable:
     def with_named_outputs(self, *args, **kwargs):
         return forward(self, *args, **kwargs, return_dict=True)
 
-    return with_named_outputs
+    return known_keywords(with_named_outputs, hands_on=True)
 
 
 class LanguageModelKwargs(TransformersKwargs, total=False):
@@ -61,7 +63,35 @@ class MeanOverRows:
     accepts_loss_kwargs = False  # so Trainer divides the loss by the batches that it accumulates
 
 
-class LanguageModelHead(GenerationHooks):
+class GenaiGenerationMixin(GenerationHooks, GenerationMixin):
+    """generate(), given a cache under either of its names."""
+
+    config: Any
+
+    @wraps(GenerationMixin.generate)
+    def generate(self, *args, **kwargs):
+        return super().generate(*args, **renamed(CACHE_NAME, kwargs))
+
+    @wraps(GenerationMixin.prepare_inputs_for_generation)
+    def prepare_inputs_for_generation(self, *args, **kwargs):
+        return super().prepare_inputs_for_generation(*args, **renamed(CACHE_NAME, kwargs))
+
+    def before_prefill(self, generation_config: Any, model_kwargs: dict[str, Any]) -> None:
+        """As in transformers, which reads a prompt in parts of `prefill_chunk_size`; one may be padding alone."""
+        if generation_config.prefill_chunk_size is not None:
+            if self.config.is_encoder_decoder:
+                raise ValueError(
+                    f"prefill_chunk_size={generation_config.prefill_chunk_size} is for causal models: of an"
+                    " encoder-decoder it would cut the mask of the source. Leave it out"
+                )
+            mask, past = model_kwargs.get("attention_mask"), cache_of(model_kwargs)
+            if mask is not None and mask.ndim == 2:
+                check_mask("attention_mask", mask, *mask.shape)
+            if past is not None:
+                past.prompt_in_parts = True
+
+
+class LanguageModelHead:
     """For a `PreTrainedModel` with an `lm_head`: logits and loss, the one without the other where that is cheaper."""
 
     lm_head: nn.Module
@@ -77,20 +107,6 @@ class LanguageModelHead(GenerationHooks):
 
     def set_output_embeddings(self, value: nn.Module) -> None:
         self.lm_head = value
-
-    def before_prefill(self, generation_config: Any, model_kwargs: dict[str, Any]) -> None:
-        """As in transformers, which reads a prompt in parts of `prefill_chunk_size`; one may be padding alone."""
-        if generation_config.prefill_chunk_size is not None:
-            if self.config.is_encoder_decoder:
-                raise ValueError(
-                    f"prefill_chunk_size={generation_config.prefill_chunk_size} is for causal models: of an"
-                    " encoder-decoder it would cut the mask of the source. Leave it out"
-                )
-            mask, past = model_kwargs.get("attention_mask"), model_kwargs.get("past_key_values")
-            if mask is not None and mask.ndim == 2:
-                check_mask("attention_mask", mask, *mask.shape)
-            if past is not None:
-                past.prompt_in_parts = True
 
     def score(self, hidden: Tensor, past: Cache | None) -> Tensor:
         """Return the logits (B, T, V) of (B, T, D)."""

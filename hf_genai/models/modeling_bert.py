@@ -13,10 +13,8 @@ from typing import Unpack
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import (
-    CausalLMOutputWithCrossAttentions,
     MaskedLMOutput,
     MultipleChoiceModelOutput,
     NextSentencePredictorOutput,
@@ -29,6 +27,7 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from .bert_stack import BertStack, GenaiBertPredictionHead, GenaiBertPreTrainedModel
 from .configuration_bert import GenaiBertConfig
 from .heads import (
+    GenaiGenerationMixin,
     LanguageModelHead,
     LanguageModelKwargs,
     MeanOverRows,
@@ -41,6 +40,7 @@ from .heads import (
     next_labels,
     span_loss,
 )
+from .keywords import CausalLMOutputWithCrossAttentions, cache_field
 from .matmul import Linear
 from .seq2seq import readable
 
@@ -116,7 +116,7 @@ class GenaiBertForMaskedLM(GenaiBertLanguageModel):
         return MaskedLMOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
 
-class GenaiBertForCausalLM(GenaiBertLanguageModel, GenerationMixin):
+class GenaiBertForCausalLM(GenaiBertLanguageModel, GenaiGenerationMixin):
     """Each next token of a text, alone or, with `add_cross_attention`, as the decoder of an `EncoderDecoderModel`.
 
     It looks back only, whatever the configuration says: the model's own says is_decoder=True.
@@ -146,7 +146,7 @@ class GenaiBertForCausalLM(GenaiBertLanguageModel, GenerationMixin):
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         labels: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         skip_logits: bool | None = None,
@@ -157,14 +157,16 @@ class GenaiBertForCausalLM(GenaiBertLanguageModel, GenerationMixin):
         options = loss_options(kwargs)
         outputs = self.model(
             *(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds),
-            *(encoder_hidden_states, encoder_attention_mask, past_key_values),
+            *(encoder_hidden_states, encoder_attention_mask, cache),
             use_cache=False if self.training and shift_labels is not None else use_cache,
             **kwargs,
         )
-        past, hidden = outputs.past_key_values, self.prediction(outputs.last_hidden_state)
-        loss, logits = self.predict(hidden, shift_labels, skip_logits, logits_to_keep, past=past, **options)
-        more = (outputs.hidden_states, outputs.attentions, outputs.cross_attentions)
-        return CausalLMOutputWithCrossAttentions(loss, logits, past, *more)
+        hidden = self.prediction(outputs.last_hidden_state)
+        loss, logits = self.predict(hidden, shift_labels, skip_logits, logits_to_keep, past=outputs.cache, **options)
+        more = {"attentions": outputs.attentions, "cross_attentions": outputs.cross_attentions}
+        return CausalLMOutputWithCrossAttentions(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, **more, **cache_field(outputs.cache)
+        )
 
 
 @dataclass

@@ -11,13 +11,9 @@ from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import (
-    BaseModelOutputWithPastAndCrossAttentions,
-    CausalLMOutputWithCrossAttentions,
     QuestionAnsweringModelOutput,
-    SequenceClassifierOutputWithPast,
     TokenClassifierOutput,
 )
 from transformers.utils import TransformersKwargs
@@ -26,6 +22,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_gpt import GenaiGPTConfig
 from .heads import (
+    GenaiGenerationMixin,
     LanguageModelHead,
     LanguageModelKwargs,
     MeanOverRows,
@@ -35,6 +32,14 @@ from .heads import (
     loss_options,
     next_labels,
     span_loss,
+)
+from .keywords import (
+    BaseModelOutputWithPastAndCrossAttentions,
+    CausalLMOutputWithCrossAttentions,
+    SequenceClassifierOutputWithPast,
+    StackKwargs,
+    cache_field,
+    known_keywords,
 )
 from .matmul import Linear
 from .transformer_stack import GenaiTransformerPreTrainedModel, TransformerStack
@@ -54,6 +59,7 @@ class GenaiGPTModel(GenaiGPTPreTrainedModel, TransformerStack):
         )
         self.post_init()
 
+    @known_keywords
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -61,12 +67,12 @@ class GenaiGPTModel(GenaiGPTPreTrainedModel, TransformerStack):
         input_ids: torch.LongTensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         use_cache: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[StackKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Read T new tokens.
 
@@ -84,20 +90,20 @@ class GenaiGPTModel(GenaiGPTPreTrainedModel, TransformerStack):
         """
         if encoder_hidden_states is not None and not self.config.add_cross_attention:
             raise ValueError("encoder_hidden_states needs a model with add_cross_attention=True")
-        hidden, position_ids = self.embed("", input_ids, inputs_embeds, attention_mask, position_ids, past_key_values)
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        hidden, position_ids = self.embed("", input_ids, inputs_embeds, attention_mask, position_ids, cache)
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
             if self.config.add_cross_attention and encoder_hidden_states is not None:
-                past_key_values = EncoderDecoderCache(past_key_values, DynamicCache(config=self.config))
+                cache = EncoderDecoderCache(cache, DynamicCache(config=self.config))
         hidden = self.run(
-            *(self.dropout(hidden), attention_mask, position_ids, past_key_values),
+            *(self.dropout(hidden), attention_mask, position_ids, cache),
             *(encoder_hidden_states, encoder_attention_mask),
             **kwargs,
         )
-        return BaseModelOutputWithPastAndCrossAttentions(hidden, past_key_values)
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden, **cache_field(cache))
 
 
-class GenaiGPTForCausalLM(LanguageModelHead, GenaiGPTPreTrainedModel, GenerationMixin):
+class GenaiGPTForCausalLM(LanguageModelHead, GenaiGPTPreTrainedModel, GenaiGenerationMixin):
     """A language model: each next token of a text."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -117,7 +123,7 @@ class GenaiGPTForCausalLM(LanguageModelHead, GenaiGPTPreTrainedModel, Generation
         input_ids: torch.LongTensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
@@ -138,20 +144,23 @@ class GenaiGPTForCausalLM(LanguageModelHead, GenaiGPTPreTrainedModel, Generation
         shift_labels = next_labels(labels, kwargs.pop("shift_labels", None), self.config.vocab_size)
         options = loss_options(kwargs)
         outputs = self.model(
-            *(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds),
+            *(input_ids, attention_mask, position_ids, cache, inputs_embeds),
             *(encoder_hidden_states, encoder_attention_mask),
             use_cache=False if self.training and shift_labels is not None else use_cache,
             **kwargs,
         )
         loss, logits = self.predict(
             *(outputs.last_hidden_state, shift_labels, skip_logits, logits_to_keep),
-            past=outputs.past_key_values,
+            past=outputs.cache,
             **options,
         )
         return CausalLMOutputWithCrossAttentions(
-            loss,
-            logits,
-            *(outputs.past_key_values, outputs.hidden_states, outputs.attentions, outputs.cross_attentions),
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            cross_attentions=outputs.cross_attentions,
+            **cache_field(outputs.cache),
         )
 
 
@@ -171,7 +180,7 @@ class GenaiGPTForSequenceClassification(MeanOverRows, GenaiGPTPreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
@@ -182,7 +191,7 @@ class GenaiGPTForSequenceClassification(MeanOverRows, GenaiGPTPreTrainedModel):
         Without an attention_mask, tokens that are `config.pad_token_id` are taken for padding.
         """
         outputs = self.model(
-            *(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds),
+            *(input_ids, attention_mask, position_ids, cache, inputs_embeds),
             use_cache=use_cache if labels is None else False,
             **kwargs,
         )
@@ -197,7 +206,11 @@ class GenaiGPTForSequenceClassification(MeanOverRows, GenaiGPTPreTrainedModel):
         logits = self.score(hidden[torch.arange(hidden.shape[0], device=hidden.device), last])
         loss = None if labels is None else classification_loss(self, logits, labels)
         return SequenceClassifierOutputWithPast(
-            loss, logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            **cache_field(outputs.cache),
         )
 
 

@@ -13,23 +13,19 @@ from typing import Unpack
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import (
     BaseModelOutput,
-    BaseModelOutputWithPast,
-    CausalLMOutputWithPast,
-    Seq2SeqLMOutput,
-    Seq2SeqModelOutput,
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
 from .configuration_rnn import GenaiRNNConfig
 from .fast_path import fast_path_allowed, needs_gradient
 from .heads import (
+    GenaiGenerationMixin,
     LanguageModelHead,
     LanguageModelKwargs,
     MeanOverRows,
@@ -37,6 +33,14 @@ from .heads import (
     check_labels,
     classification_loss,
     next_labels,
+)
+from .keywords import (
+    BaseModelOutputWithPast,
+    CausalLMOutputWithPast,
+    Seq2SeqLMOutput,
+    Seq2SeqModelOutput,
+    cache_field,
+    known_keywords,
 )
 from .matmul import Linear, is_hooked
 from .recurrent_stacks import GenaiRNNDecoder, GenaiRNNEncoder, GenaiRNNPreTrainedModel, embed
@@ -61,6 +65,7 @@ class GenaiRNNModel(GenaiRNNPreTrainedModel):
             EncoderDecoderCache(cache, DynamicCache(config=self.config)) if self.config.is_encoder_decoder else cache
         )
 
+    @known_keywords
     @can_return_tuple
     @merge_with_config_defaults
     def forward(
@@ -70,13 +75,13 @@ class GenaiRNNModel(GenaiRNNPreTrainedModel):
         decoder_input_ids: torch.LongTensor | None = None,
         decoder_attention_mask: Tensor | None = None,
         encoder_outputs: tuple | ModelOutput | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         decoder_inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> ModelOutput:
         """Encode, then decode.
 
@@ -86,7 +91,7 @@ class GenaiRNNModel(GenaiRNNPreTrainedModel):
             decoder_input_ids: target token ids (B, T), or decoder_inputs_embeds (B, T, embedding_size); without
                 either, the source shifted right, as in BART.
             encoder_outputs: what the encoder returned before, instead of input_ids.
-            past_key_values: an `EncoderDecoderCache` of an earlier call that this one goes on from.
+            cache: an `EncoderDecoderCache` of an earlier call that this one goes on from.
 
         Returns:
             `Seq2SeqModelOutput`; cross_attentions holds one tensor of weights (B, 1, T, S), as one layer looks at the
@@ -97,21 +102,25 @@ class GenaiRNNModel(GenaiRNNPreTrainedModel):
                 row.
         """
         options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
-        if use_cache and past_key_values is None and hasattr(self, "decoder"):
-            past_key_values = self.new_cache()
+        if use_cache and cache is None and hasattr(self, "decoder"):
+            cache = self.new_cache()
         if not self.config.is_encoder_decoder:
             if not self.config.is_decoder:
-                if past_key_values is not None:
+                if cache is not None:
                     raise ValueError(
-                        "past_key_values (a learned prefix, say) needs a decoder; this is an encoder alone"
+                        "cache (past_key_values; a learned prefix, say) needs a decoder; this is an encoder alone"
                     )
                 return self.encoder(input_ids, attention_mask, inputs_embeds, return_dict=True, **options)
             outputs = self.decoder(
-                *(input_ids, attention_mask, None, None, None, past_key_values, inputs_embeds),
+                *(input_ids, attention_mask, None, None, None, cache, inputs_embeds),
                 return_dict=True,
                 **options,
             )
-            return BaseModelOutputWithPast(outputs.last_hidden_state, outputs.past_key_values, outputs.hidden_states)
+            return BaseModelOutputWithPast(
+                last_hidden_state=outputs.last_hidden_state,
+                hidden_states=outputs.hidden_states,
+                **cache_field(outputs.cache),
+            )
 
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             if input_ids is None:
@@ -128,7 +137,7 @@ class GenaiRNNModel(GenaiRNNPreTrainedModel):
                 hidden_states=encoder_outputs[1] if len(encoder_outputs) > 1 else None,
             )
         # later steps find in the cache what the first one made of the source
-        first = not isinstance(past_key_values, EncoderDecoderCache) or past_key_values.get_seq_length() == 0
+        first = not isinstance(cache, EncoderDecoderCache) or cache.get_seq_length() == 0
         if decoder_input_ids is not None and self.config.share_encoder_decoder_embeddings:
             decoder_inputs_embeds = embed(
                 *("decoder_", decoder_input_ids, decoder_inputs_embeds, self.encoder.embed_tokens),
@@ -139,13 +148,13 @@ class GenaiRNNModel(GenaiRNNPreTrainedModel):
         outputs = self.decoder(
             *(decoder_input_ids, decoder_attention_mask, source, attention_mask),
             self.encoder.summary(source) if first else None,
-            *(past_key_values, decoder_inputs_embeds),
+            *(cache, decoder_inputs_embeds),
             return_dict=True,
             **options,
         )
         return Seq2SeqModelOutput(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
+            **cache_field(outputs.cache),
             decoder_hidden_states=outputs.hidden_states,
             decoder_attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
@@ -190,7 +199,7 @@ class GenaiRNNHeadModel(LanguageModelHead, GenaiRNNPreTrainedModel):
         return torch.mm(hidden[0], layer.packed).unsqueeze(0)
 
 
-class GenaiRNNForConditionalGeneration(GenaiRNNHeadModel, GenerationMixin):
+class GenaiRNNForConditionalGeneration(GenaiRNNHeadModel, GenaiGenerationMixin):
     """Translation and its kin: text in, text out."""
 
     def __init__(self, config: GenaiRNNConfig):
@@ -201,6 +210,7 @@ class GenaiRNNForConditionalGeneration(GenaiRNNHeadModel, GenerationMixin):
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         return self.model.shift_right(labels)
 
+    @known_keywords
     @can_return_tuple
     def forward(
         self,
@@ -209,7 +219,7 @@ class GenaiRNNForConditionalGeneration(GenaiRNNHeadModel, GenerationMixin):
         decoder_input_ids: torch.LongTensor | None = None,
         decoder_attention_mask: Tensor | None = None,
         encoder_outputs: tuple | ModelOutput | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         decoder_inputs_embeds: Tensor | None = None,
         labels: torch.LongTensor | None = None,
@@ -235,19 +245,19 @@ class GenaiRNNForConditionalGeneration(GenaiRNNHeadModel, GenerationMixin):
                 decoder_input_ids = self.model.shift_right(labels)
             use_cache = False if self.training else use_cache
         outputs = self.model(
-            *(input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, past_key_values),
+            *(input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, cache),
             *(inputs_embeds, decoder_inputs_embeds, use_cache, output_attentions, output_hidden_states),
             return_dict=True,
         )
         loss, logits = self.predict(
             *(self.dropout(outputs.last_hidden_state), labels, skip_logits, logits_to_keep),
-            past=outputs.past_key_values,
+            past=outputs.cache,
             **kwargs,
         )
         return Seq2SeqLMOutput(loss=loss, logits=logits, **seq2seq_outputs(outputs))
 
 
-class GenaiRNNForCausalLM(GenaiRNNHeadModel, GenerationMixin):
+class GenaiRNNForCausalLM(GenaiRNNHeadModel, GenaiGenerationMixin):
     """A recurrent language model: the decoder alone."""
 
     def __init__(self, config: GenaiRNNConfig):
@@ -255,12 +265,13 @@ class GenaiRNNForCausalLM(GenaiRNNHeadModel, GenerationMixin):
         config.is_decoder, config.is_encoder_decoder = True, False
         super().__init__(config)
 
+    @known_keywords
     @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
@@ -277,17 +288,19 @@ class GenaiRNNForCausalLM(GenaiRNNHeadModel, GenerationMixin):
         """
         shift_labels = next_labels(labels, kwargs.pop("shift_labels", None), self.config.vocab_size)
         outputs = self.model(
-            *(input_ids, attention_mask, None, None, None, past_key_values, inputs_embeds, None),
+            *(input_ids, attention_mask, None, None, None, cache, inputs_embeds, None),
             use_cache=False if self.training and shift_labels is not None else use_cache,
             output_hidden_states=output_hidden_states,
             return_dict=True,
         )
         loss, logits = self.predict(
             *(self.dropout(outputs.last_hidden_state), shift_labels, skip_logits, logits_to_keep),
-            past=outputs.past_key_values,
+            past=outputs.cache,
             **kwargs,
         )
-        return CausalLMOutputWithPast(loss, logits, outputs.past_key_values, outputs.hidden_states)
+        return CausalLMOutputWithPast(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, **cache_field(outputs.cache)
+        )
 
 
 class GenaiRNNClassifier(GenaiRNNPreTrainedModel):
@@ -307,6 +320,7 @@ class GenaiRNNClassifier(GenaiRNNPreTrainedModel):
 class GenaiRNNForSequenceClassification(MeanOverRows, GenaiRNNClassifier):
     """Many to one: a label, several labels or a number for the whole text (`config.problem_type`)."""
 
+    @known_keywords
     @can_return_tuple
     def forward(
         self,
@@ -315,7 +329,7 @@ class GenaiRNNForSequenceClassification(MeanOverRows, GenaiRNNClassifier):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
         """Return logits (B, num_labels) from what each direction knows at its end of the text (B, S)."""
         outputs = self.model(
@@ -334,6 +348,7 @@ class GenaiRNNForSequenceClassification(MeanOverRows, GenaiRNNClassifier):
 class GenaiRNNForTokenClassification(GenaiRNNClassifier):
     """Many to many, in step: a label for each token."""
 
+    @known_keywords
     @can_return_tuple
     def forward(
         self,
@@ -342,7 +357,7 @@ class GenaiRNNForTokenClassification(GenaiRNNClassifier):
         inputs_embeds: Tensor | None = None,
         labels: torch.LongTensor | None = None,
         output_hidden_states: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput:
         """Return logits (B, S, num_labels); labels (B, S) are -100 where none is to be predicted."""
         outputs = self.model(

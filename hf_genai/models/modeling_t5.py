@@ -7,6 +7,7 @@ Shapes: B batch, T target and S source length, D hidden size, H heads, V vocabul
 encoder and the decoder are in t5_stacks.py, their layers in transformer_stack.py and blocks.py.
 """
 
+from functools import wraps
 from typing import ClassVar, Unpack
 
 import torch
@@ -15,10 +16,6 @@ from transformers import GenerationMixin
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import (
     BaseModelOutput,
-    Seq2SeqLMOutput,
-    Seq2SeqModelOutput,
-    Seq2SeqQuestionAnsweringModelOutput,
-    Seq2SeqSequenceClassifierOutput,
     TokenClassifierOutput,
 )
 from transformers.utils import ModelOutput, TransformersKwargs
@@ -27,6 +24,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_t5 import GenaiT5Config
 from .configuration_transformer import parallel_plan
 from .heads import (
+    GenaiGenerationMixin,
     LanguageModelHead,
     LanguageModelKwargs,
     MeanOverRows,
@@ -36,6 +34,15 @@ from .heads import (
     head_forward,
     loss_options,
     span_loss,
+)
+from .keywords import (
+    Seq2SeqLMOutput,
+    Seq2SeqModelOutput,
+    Seq2SeqQuestionAnsweringModelOutput,
+    Seq2SeqSequenceClassifierOutput,
+    StackKwargs,
+    cache_field,
+    known_keywords,
 )
 from .matmul import Linear
 from .positions import positions_from_mask
@@ -59,6 +66,7 @@ class GenaiT5Model(GenaiT5PreTrainedModel):
         self.decoder = GenaiT5Decoder(config)
         self.post_init()
 
+    @known_keywords
     @can_return_tuple
     def forward(
         self,
@@ -67,12 +75,12 @@ class GenaiT5Model(GenaiT5PreTrainedModel):
         decoder_input_ids: torch.LongTensor | None = None,
         decoder_attention_mask: Tensor | None = None,
         encoder_outputs: tuple | ModelOutput | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         decoder_inputs_embeds: Tensor | None = None,
         decoder_position_ids: torch.LongTensor | None = None,
         use_cache: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[StackKwargs],
     ) -> Seq2SeqModelOutput:
         """Encode, then decode.
 
@@ -82,7 +90,7 @@ class GenaiT5Model(GenaiT5PreTrainedModel):
             decoder_input_ids: target token ids (B, T), or decoder_inputs_embeds (B, T, D); without either, the source
                 shifted right, as in BART, with its padding.
             encoder_outputs: what the encoder returned before, instead of input_ids.
-            past_key_values: an `EncoderDecoderCache` of an earlier call that this one goes on from.
+            cache: an `EncoderDecoderCache` of an earlier call that this one goes on from.
             decoder_position_ids: (B, T). None: counted, over the real tokens of decoder_attention_mask only.
 
         Raises:
@@ -114,7 +122,7 @@ class GenaiT5Model(GenaiT5PreTrainedModel):
         elif not isinstance(encoder_outputs, ModelOutput):
             encoder_outputs = BaseModelOutput(*encoder_outputs[:3])
         if decoder_inputs_embeds is None:
-            if past_key_values is None:
+            if cache is None:
                 check_ids("decoder_input_ids", decoder_input_ids, self.config.vocab_size)
             decoder_inputs_embeds = self.encoder.embed_tokens(decoder_input_ids)
         elif decoder_input_ids is not None:
@@ -126,7 +134,7 @@ class GenaiT5Model(GenaiT5PreTrainedModel):
                 f" {len(decoder_inputs_embeds)}"
             )
         outputs = self.decoder(
-            *(decoder_attention_mask, source, attention_mask, past_key_values, decoder_inputs_embeds),
+            *(decoder_attention_mask, source, attention_mask, cache, decoder_inputs_embeds),
             position_ids=decoder_position_ids,
             use_cache=use_cache,
             return_dict=True,
@@ -134,7 +142,7 @@ class GenaiT5Model(GenaiT5PreTrainedModel):
         )
         return Seq2SeqModelOutput(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
+            **cache_field(outputs.cache),
             decoder_hidden_states=outputs.hidden_states,
             decoder_attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
@@ -152,19 +160,20 @@ class GenaiT5EncoderModel(GenaiT5PreTrainedModel):
         self.encoder = GenaiT5Encoder(config)
         self.post_init()
 
+    @known_keywords
     @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[StackKwargs],
     ) -> BaseModelOutput:
         """(B, S) -> last_hidden_state (B, S, D); see the encoder for several texts in a row."""
         return self.encoder(input_ids, attention_mask, inputs_embeds, return_dict=True, **kwargs)
 
 
-class GenaiT5ForConditionalGeneration(LanguageModelHead, GenaiT5PreTrainedModel, GenerationMixin):
+class GenaiT5ForConditionalGeneration(LanguageModelHead, GenaiT5PreTrainedModel, GenaiGenerationMixin):
     """Text in, text out."""
 
     _tied_weights_keys = {"lm_head.weight": "model.encoder.embed_tokens.weight"}
@@ -180,18 +189,16 @@ class GenaiT5ForConditionalGeneration(LanguageModelHead, GenaiT5PreTrainedModel,
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         return self.shift_right(labels)
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, decoder_attention_mask: Tensor | None = None, **kwargs):
+    @wraps(GenerationMixin.prepare_inputs_for_generation)
+    def prepare_inputs_for_generation(self, input_ids: Tensor, *args, **kwargs):
         """As in transformers, with positions counted while the mask still says what is padding.
 
         For a static cache it is made four-dimensional before the model sees it.
         """
-        kind = self.config.position_embedding_type
-        if decoder_attention_mask is not None and kind in ("learned", "sinusoidal"):
-            counted = positions_from_mask(decoder_attention_mask, decoder_attention_mask.shape[1])
-            kwargs["decoder_position_ids"] = counted
-        return super().prepare_inputs_for_generation(
-            input_ids, decoder_attention_mask=decoder_attention_mask, **kwargs
-        )
+        mask = kwargs.get("decoder_attention_mask")
+        if mask is not None and self.config.position_embedding_type in ("learned", "sinusoidal"):
+            kwargs["decoder_position_ids"] = positions_from_mask(mask, mask.shape[1])
+        return super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
 
     @head_forward
     def forward(
@@ -201,7 +208,7 @@ class GenaiT5ForConditionalGeneration(LanguageModelHead, GenaiT5PreTrainedModel,
         decoder_input_ids: torch.LongTensor | None = None,
         decoder_attention_mask: Tensor | None = None,
         encoder_outputs: tuple | ModelOutput | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         decoder_inputs_embeds: Tensor | None = None,
         labels: torch.LongTensor | None = None,
@@ -230,7 +237,7 @@ class GenaiT5ForConditionalGeneration(LanguageModelHead, GenaiT5PreTrainedModel,
             use_cache = False if self.training else use_cache
         options = loss_options(kwargs)
         outputs = self.model(
-            *(input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, past_key_values),
+            *(input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, cache),
             *(inputs_embeds, decoder_inputs_embeds),
             use_cache=use_cache,
             **kwargs,
@@ -238,9 +245,7 @@ class GenaiT5ForConditionalGeneration(LanguageModelHead, GenaiT5PreTrainedModel,
         hidden = outputs.last_hidden_state
         if self.config.scale_decoder_outputs:
             hidden = hidden * self.config.hidden_size**-0.5
-        loss, logits = self.predict(
-            *(hidden, labels, skip_logits, logits_to_keep), past=outputs.past_key_values, **options
-        )
+        loss, logits = self.predict(*(hidden, labels, skip_logits, logits_to_keep), past=outputs.cache, **options)
         return Seq2SeqLMOutput(loss=loss, logits=logits, **seq2seq_outputs(outputs))
 
 

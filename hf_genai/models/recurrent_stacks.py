@@ -3,15 +3,24 @@
 Shapes: B batch, T target and S source length, D hidden size, N slots of a state (GRU: h; LSTM: h and c).
 """
 
+from typing import Unpack
+
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .base import GenaiPreTrainedModel
 from .configuration_rnn import GenaiRNNConfig
+from .keywords import (
+    BaseModelOutputWithPastAndCrossAttentions,
+    EncoderKwargs,
+    cache_field,
+    known_keywords,
+)
 from .private_names import is_filled, resized_embeddings, resized_head
 from .recurrence import GATES, SLOTS
 from .recurrent_cache import RecurrentStateLayer
@@ -25,7 +34,7 @@ class GenaiRNNPreTrainedModel(GenaiPreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["GenaiRNNLayer", "GenaiRNNAttentionLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_context_parallel = False
 
     @torch.no_grad()
@@ -115,6 +124,7 @@ class GenaiRNNEncoder(GenaiRNNPreTrainedModel):
     def set_input_embeddings(self, value):
         self.embed_tokens = value
 
+    @known_keywords
     @can_return_tuple
     def forward(
         self,
@@ -122,7 +132,7 @@ class GenaiRNNEncoder(GenaiRNNPreTrainedModel):
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         output_hidden_states: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[EncoderKwargs],
     ) -> BaseModelOutput:
         """Encode token ids (B, S), or their vectors `inputs_embeds` (B, S, embedding_size).
 
@@ -204,6 +214,7 @@ class GenaiRNNDecoder(GenaiRNNPreTrainedModel):
             starts[0] = torch.cat([starts[0], torch.zeros_like(starts[0][:, :1])], dim=1)
         return starts
 
+    @known_keywords
     @can_return_tuple
     def forward(
         self,
@@ -212,11 +223,11 @@ class GenaiRNNDecoder(GenaiRNNPreTrainedModel):
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         encoder_summary: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Run the decoder over T new tokens.
 
@@ -225,10 +236,10 @@ class GenaiRNNDecoder(GenaiRNNPreTrainedModel):
             attention_mask: (B, past + T), 0 where a token is padding and changes no state.
             encoder_hidden_states: (B, S, encoder_hidden_size), with encoder_attention_mask (B, S).
             encoder_summary: (B, encoder_hidden_size), the source in one vector; needed at the first step.
-            past_key_values: the states so far; takes up those after the new tokens.
+            cache: the states so far; takes up those after the new tokens.
         """
-        cache = getattr(past_key_values, "self_attention_cache", past_key_values)
-        continues = cache is not None and cache.get_seq_length() > 0
+        own = getattr(cache, "self_attention_cache", cache)
+        continues = own is not None and own.get_seq_length() > 0
         side, size = "decoder_" if self.config.is_encoder_decoder else "", self.config.embedding_size
         hidden = self.dropout(embed(side, input_ids, inputs_embeds, self.embed_tokens, size, not continues))
         if encoder_hidden_states is not None and encoder_hidden_states.shape[0] != hidden.shape[0]:
@@ -241,10 +252,8 @@ class GenaiRNNDecoder(GenaiRNNPreTrainedModel):
                     f" goes on from a cache, not {tuple(attention_mask.shape)}"
                 )
             attention_mask = attention_mask[:, -hidden.shape[1] :].bool()
-        starts = states_of(cache) if continues else self.start(hidden, encoder_summary)
-        memory, source_mask = self.look_back(
-            encoder_hidden_states, encoder_attention_mask, encoder_summary, past_key_values
-        )
+        starts = states_of(own) if continues else self.start(hidden, encoder_summary)
+        memory, source_mask = self.look_back(encoder_hidden_states, encoder_attention_mask, encoder_summary, cache)
         everything, weights = [hidden], None
         for index, (layer, start) in enumerate(zip(self.layers, starts, strict=True)):
             source = memory if index == 0 and self.attention is None else ()
@@ -253,8 +262,8 @@ class GenaiRNNDecoder(GenaiRNNPreTrainedModel):
                 *(self.dropout(hidden) if index else hidden, start, attention_mask),
             )
             hidden, weights = found or (states[:, :, 0], weights)  # (B, T, D), (B, T, S)
-            if cache is not None:
-                cache.update(states, None, index)
+            if own is not None:
+                own.update(states, None, index)
             everything.append(hidden)
         if self.attention is not None:
             hidden, weights = self.attention(hidden, *memory, source_mask)
@@ -263,7 +272,7 @@ class GenaiRNNDecoder(GenaiRNNPreTrainedModel):
         keep_all = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=hidden,
-            past_key_values=past_key_values,
+            **cache_field(cache),
             hidden_states=tuple(everything) if keep_all else None,
             attentions=() if wanted else None,  # no layer of the decoder attends to the target itself
             cross_attentions=(weights.unsqueeze(1),) if wanted and weights is not None else None,  # (B, 1, T, S)
@@ -303,8 +312,8 @@ def states_of(cache: Cache) -> list[Tensor]:
     # not by their class: a model opened from the Hub brings its own copy of it, and the first one makes the caches
     if not all(hasattr(layer, "state") for layer in cache.layers):
         raise ValueError(
-            "past_key_values must hold the states of an earlier call, not keys and values: a recurrent model looks at"
-            " none, so that it can learn a prompt (PromptTuningConfig) but no prefix (PrefixTuningConfig)"
+            "cache (past_key_values) must hold the states of an earlier call, not keys and values: a recurrent model"
+            " looks at none, so that it can learn a prompt (PromptTuningConfig) but no prefix (PrefixTuningConfig)"
         )
     return [layer.state for layer in cache.layers]
 

@@ -8,17 +8,20 @@ from typing import Unpack
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
-from transformers.modeling_outputs import (
-    BaseModelOutput,
-    BaseModelOutputWithPastAndCrossAttentions,
-)
-from transformers.utils import TransformersKwargs
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import SelfAttention
 from .blocks import TransformerLayer
 from .configuration_t5 import GenaiT5Config
+from .keywords import (
+    BaseModelOutputWithPastAndCrossAttentions,
+    EncoderKwargs,
+    StackKwargs,
+    cache_field,
+    known_keywords,
+)
 from .seq2seq import shift_tokens_right
 from .transformer_stack import GenaiTransformerPreTrainedModel, TransformerStack
 
@@ -55,6 +58,7 @@ class GenaiT5Encoder(GenaiT5PreTrainedModel, TransformerStack):
     def set_input_embeddings(self, value):
         self.embed_tokens = value
 
+    @known_keywords
     @capture_outputs
     def forward(
         self,
@@ -62,7 +66,7 @@ class GenaiT5Encoder(GenaiT5PreTrainedModel, TransformerStack):
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[EncoderKwargs],
     ) -> BaseModelOutput:
         """Encode token ids (B, S), or their vectors inputs_embeds (B, S, D); returns (B, S, D).
 
@@ -90,6 +94,7 @@ class GenaiT5Decoder(GenaiT5PreTrainedModel, TransformerStack):
     def set_input_embeddings(self, value):
         self.embed_tokens = value
 
+    @known_keywords
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -97,27 +102,25 @@ class GenaiT5Decoder(GenaiT5PreTrainedModel, TransformerStack):
         attention_mask: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         use_cache: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[StackKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Run over the vectors of T new tokens, inputs_embeds (B, T, D).
 
         Args:
             attention_mask: (B, past + T), 0 where a token is padding.
             encoder_hidden_states: (B, S, D), with encoder_attention_mask (B, S).
-            past_key_values: keys and values so far; takes up the new ones.
+            cache: keys and values so far; takes up the new ones.
         """
-        hidden, position_ids = self.embed(
-            "decoder_", None, inputs_embeds, attention_mask, position_ids, past_key_values
-        )
-        if use_cache and past_key_values is None:
-            past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
+        hidden, position_ids = self.embed("decoder_", None, inputs_embeds, attention_mask, position_ids, cache)
+        if use_cache and cache is None:
+            cache = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
         hidden = self.run(
-            *(self.dropout(hidden), attention_mask, position_ids, past_key_values),
+            *(self.dropout(hidden), attention_mask, position_ids, cache),
             *(encoder_hidden_states, encoder_attention_mask),
             **kwargs,
         )
-        return BaseModelOutputWithPastAndCrossAttentions(self.dropout(hidden), past_key_values)
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.dropout(hidden), **cache_field(cache))

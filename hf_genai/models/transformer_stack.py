@@ -23,6 +23,7 @@ from .attention import CrossAttention, SelfAttention
 from .base import GenaiPreTrainedModel
 from .blocks import TransformerLayer, make_norm
 from .fast_path import fast_path_allowed
+from .keywords import cache_field
 from .positions import RelativePositionBias, RotaryEmbedding, positions_from_mask, sinusoidal_positions
 from .private_names import AttentionHook, attention_of
 from .seq2seq import check_ids, check_mask, readable, size_of
@@ -35,7 +36,7 @@ class GenaiTransformerPreTrainedModel(AttentionHook, GenaiPreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["TransformerLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {
@@ -127,7 +128,7 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
         inputs_embeds: Tensor | None,
         attention_mask: Tensor | None,
         position_ids: Tensor | None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return token vectors (B, T, D), positions added where they are vectors, and the positions (B or 1, T).
 
@@ -138,7 +139,7 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
             ValueError: ids outside the vocabulary, an empty batch, a mask that does not fit or has an all-padding row,
                 more tokens than positions.
         """
-        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        past = cache.get_seq_length() if isinstance(cache, Cache) else 0
         first = isinstance(past, int) and past == 0
         ids_name, embeds_name = f"{side}input_ids", f"{side}inputs_embeds"
         if (input_ids is None) == (inputs_embeds is None):
@@ -163,7 +164,7 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
         if padded and first:
             # a longer one has room for a prefix (PEFT)
             room = max(length, attention_mask.shape[1])
-            whole = not getattr(past_key_values, "prompt_in_parts", False)
+            whole = not getattr(cache, "prompt_in_parts", False)
             check_mask(f"{side}attention_mask", attention_mask, batch, room, whole)
         kind = self.config.position_embedding_type
         if position_ids is None:
@@ -212,16 +213,16 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
         hidden: Tensor,
         attention_mask: Tensor | None,
         position_ids: Tensor | None,
-        past_key_values: Cache | None,
+        cache: Cache | None,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return the mask as the attention implementation wants it, and the position bias that is not in it yet."""
         has_bias = self.relative_bias is not None
         arguments = {"config": self.config, "inputs_embeds": hidden, "attention_mask": attention_mask}
-        own = getattr(past_key_values, "self_attention_cache", past_key_values)
+        own = getattr(cache, "self_attention_cache", cache)
         if self.is_causal:
             mask = create_causal_mask(
                 **arguments,
-                past_key_values=None if starts_empty(past_key_values) else own,
+                **cache_field(None if starts_empty(cache) else own),
                 position_ids=position_ids if self.packs_texts else None,
                 allow_is_causal_skip=not has_bias,
             )
@@ -231,12 +232,12 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
                 packed = find_packed_sequence_indices(position_ids.expand(len(hidden), -1))
             mask = create_bidirectional_mask(
                 **arguments,
-                past_key_values=own,
+                **cache_field(own),
                 and_mask_function=None if packed is None else packed_sequence_mask_function(packed),
             )
         if not has_bias:
             return mask, None
-        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        past = 0 if cache is None else cache.get_seq_length()
         keys = mask.shape[-1] if mask is not None else past + hidden.shape[1]
         bias = self.relative_bias(hidden.shape[1], keys, past).to(hidden.dtype)
         if attention_of(self.config) not in ("eager", "sdpa"):
@@ -322,7 +323,7 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
         hidden: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         **kwargs,
@@ -334,10 +335,12 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
         some places has `wanted` (B, T) among the kwargs, True there; what the others give may be 0 then.
         """
         with_source = encoder_hidden_states is not None
-        step = None if kwargs else cached_step(self.layers, self.config, hidden, past_key_values, with_source)
+        if cache is not None and not isinstance(cache, Cache):  # pages that serve many texts; their masks come, too
+            kwargs, cache = {**kwargs, "pages": cache}, None
+        step = None if kwargs else cached_step(self.layers, self.config, hidden, cache, with_source)
         texts, wanted = None, kwargs.pop("wanted", None)
         unpad = kwargs.pop("unpad", self.training or wanted is not None)
-        if step is None and past_key_values is None:
+        if step is None and cache is None:
             given = (attention_mask, position_ids, encoder_hidden_states, encoder_attention_mask, unpad)
             texts = self.find_texts(hidden, *given, wanted, **kwargs)
         some = texts is not None and not with_source and len(texts) == 2  # of the last layer, some places are wanted
@@ -350,8 +353,8 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
             position_ids = None if position_ids is None else texts[0].flatten(position_ids)
             kwargs["texts"] = texts[0].lengths, texts[-1].lengths
         else:
-            mask, bias = self.masks(hidden, attention_mask, position_ids, past_key_values)
-            if attention_mask is None and not with_source and starts_empty(past_key_values):
+            mask, bias = self.masks(hidden, attention_mask, position_ids, cache)
+            if attention_mask is None and not with_source and starts_empty(cache):
                 kwargs = {**self.packed_for_flash(hidden, position_ids), **kwargs}
         if encoder_hidden_states is not None and texts is not None:
             encoder_hidden_states, encoder_attention_mask = texts[1].flatten(encoder_hidden_states), None
@@ -365,7 +368,7 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
         angles = None if self.rotary_emb is None else self.rotary_emb(hidden, position_ids)
         if step is not None:
             flat = None if angles is None else (angles[0][:, 0], angles[1][:, 0])
-            hidden = step.run(hidden[:, 0], flat, past_key_values, mask, encoder_attention_mask, with_source)
+            hidden = step.run(hidden[:, 0], flat, cache, mask, encoder_attention_mask, with_source)
             return (hidden if self.norm is None else self.norm(hidden)).unsqueeze(1)
         depth = self.config.num_hidden_layers if self.is_causal else len(self.layers)  # a draft may leave early
         for _, layer in zip(range(depth), self.layers, strict=False):
@@ -379,7 +382,7 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
                 encoder_attention_mask=encoder_attention_mask,
                 position_embeddings=angles,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
+                **cache_field(cache),
                 **kwargs,
             )
         hidden = hidden if self.norm is None else self.norm(hidden)

@@ -12,7 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding
+from transformers import (
+    DataCollatorForSeq2Seq,
+    DataCollatorForTokenClassification,
+    DataCollatorWithPadding,
+)
 
 from ..data.packing import pack
 from ..data.plain_text import encode_text, text_of
@@ -23,13 +27,12 @@ from ..objectives.causal_lm import CausalLMCollator
 from ..objectives.classification import label_names, tokenize_texts
 from ..objectives.dialogue import as_messages, recent_turns, tokenize_dialogues
 from ..objectives.question_answering import LONGEST_ANSWER, best_answers, from_squad, tokenize_questions
-from ..objectives.seq2seq import Seq2SeqCollator
 from ..objectives.tagging import tokenize_words
 from .loop import evaluate
 
 Samples = list[tuple[Any, ...]]
 # outputs that a causal or an encoder-decoder model has beside its logits
-UNSCORED = ["past_key_values", "encoder_last_hidden_state", "hidden_states", "attentions"]
+UNSCORED = ["cache", "past_key_values", "encoder_last_hidden_state", "hidden_states", "attentions"]
 
 
 class Task(ABC):
@@ -57,8 +60,8 @@ class Task(ABC):
         """Return rows of token ids with what is to be learned from them."""
 
     @abstractmethod
-    def collator(self, model: Any) -> Any:
-        """Return what makes a batch of rows for a model."""
+    def collator(self) -> Any:
+        """Return what makes a batch of rows."""
 
     @abstractmethod
     def score(self, trainer: Any, texts: Dataset, rows: Dataset) -> tuple[Scores, Samples]:
@@ -97,18 +100,13 @@ class Classification(Task):
     def config(self, texts: Dataset) -> dict[str, Any]:
         self.names = _labels(texts["label"][:], "label")
         several = isinstance(texts[0]["label"], list)
-        if several and (factor := self.arguments.training.label_smoothing_factor):
-            raise ValueError(
-                f"label_smoothing_factor must be 0 for rows of several labels, not {factor}: each label of a row is a"
-                " question of its own"
-            )
         kind = "multi_label_classification" if several else "single_label_classification"
         return {**_named(self.names), "problem_type": kind}
 
     def tokenize(self, texts: Dataset) -> Dataset:
         return tokenize_texts(texts, self.tokenizer, self.names, max_length=self.arguments.data.max_length)
 
-    def collator(self, model: Any) -> Any:
+    def collator(self) -> Any:
         return DataCollatorWithPadding(self.tokenizer)
 
     def score(self, trainer: Any, texts: Dataset, rows: Dataset) -> tuple[Scores, Samples]:
@@ -151,7 +149,7 @@ class Tagging(Task):
     def tokenize(self, texts: Dataset) -> Dataset:
         return tokenize_words(texts, self.tokenizer, self.names, max_length=self.arguments.data.max_length)
 
-    def collator(self, model: Any) -> Any:
+    def collator(self) -> Any:
         return DataCollatorForTokenClassification(self.tokenizer)
 
     def example(self, texts: Dataset) -> dict[str, Any]:
@@ -197,7 +195,7 @@ class QuestionAnswering(Task):
         data = self.arguments.data
         return tokenize_questions(texts, self.tokenizer, data.max_length, min(data.stride, data.max_length // 3))
 
-    def collator(self, model: Any) -> Any:
+    def collator(self) -> Any:
         pad = DataCollatorWithPadding(self.tokenizer)
         return lambda examples: pad(
             [{k: v for k, v in example.items() if k not in ("row", "offsets")} for example in examples]
@@ -244,8 +242,8 @@ class Summarisation(Task):
 
         return texts.map(encode, batched=True, remove_columns=texts.column_names)
 
-    def collator(self, model: Any) -> Any:
-        return Seq2SeqCollator(self.tokenizer, model=model)
+    def collator(self) -> Any:
+        return DataCollatorForSeq2Seq(self.tokenizer)
 
     def score(self, trainer: Any, texts: Dataset, rows: Dataset) -> tuple[Scores, Samples]:
         from ..evaluation.generation import generate_texts
@@ -279,7 +277,7 @@ class Dialogue(Task):
             raise ValueError(f"no dialogue has an assistant's turn within max_length ({report['dropped']} dropped)")
         return rows
 
-    def collator(self, model: Any) -> Any:
+    def collator(self) -> Any:
         return CausalLMCollator(self.tokenizer.pad_token_id)
 
     def score(self, trainer: Any, texts: Dataset, rows: Dataset) -> tuple[Scores, Samples]:

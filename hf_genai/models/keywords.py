@@ -1,0 +1,203 @@
+"""What a `forward` is called with and what comes out, by name: the cache under both of its names, and nothing unknown.
+
+transformers 5.24 calls `cache` what was `past_key_values` before. The models here say `cache`, take both, give both.
+A keyword that nobody reads is an error, so that the next renaming is loud.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable
+from functools import wraps
+from inspect import signature
+from typing import Any, NoReturn, TypeVar, get_args
+
+from torch import Tensor
+from transformers import modeling_outputs
+from transformers.cache_utils import Cache
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_flash_attention_utils import FlashAttentionKwargs
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import TransformersKwargs
+
+from .private_names import attention_of
+
+OLD_NAME = "past_key_values"
+# what the installed transformers calls it
+CACHE_NAME = "cache" if "cache" in signature(create_causal_mask).parameters else OLD_NAME
+
+# what transformers, Trainer, PEFT and Accelerate may hand to any model
+KNOWN = {*TransformersKwargs.__annotations__, *FlashAttentionKwargs.__annotations__, "return_dict", "use_cache"}
+KNOWN |= {"debug_io", "debug_io_dir", "prune_layers"}  # transformers' debugger
+KNOWN |= {"read_index", "write_index", "block_table", "logits_indices", "logits_processor_args"}  # its paged attention
+# what every attention function is given, before its own arguments
+GIVEN = {"module", "query", "key", "value", "attention_mask", "dropout", "scaling", "kwargs"}
+
+Forward = TypeVar("Forward", bound=Callable)
+
+
+class StackKwargs(TransformersKwargs, total=False):
+    """What a stack of Transformer layers takes beside the arguments of its `forward`.
+
+    Args:
+        unpad: leave padding out, or do not. None: where nobody can tell and it pays.
+        wanted: bool (B, T), the places that are read off; what the others give may be 0.
+    """
+
+    unpad: bool | None
+    wanted: Tensor | None
+
+
+class EncoderKwargs(StackKwargs, total=False):
+    """What an encoder takes: generate() hands it what is for the decoder, too."""
+
+    cache: Cache | None
+    past_key_values: Cache | None
+    skip_logits: bool | None
+    logits_to_keep: int | Tensor
+
+
+def cache_field(cache: Cache | None) -> dict[str, Any]:
+    """Return a cache as a keyword argument for anything of transformers."""
+    return {CACHE_NAME: cache}
+
+
+def cache_of(given: Any) -> Any:
+    """Return the cache among a model's outputs or among arguments that transformers made; None without one."""
+    return given.get(CACHE_NAME)
+
+
+def renamed(name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return keyword arguments in which the cache, given under either name, is under this one.
+
+    Raises:
+        ValueError: if there are two.
+    """
+    other = OLD_NAME if name == "cache" else "cache"
+    if other not in kwargs:
+        return kwargs
+    kwargs = dict(kwargs)
+    cache = kwargs.pop(other)
+    if cache is not None and kwargs.get(name) is not None:
+        raise ValueError("cache and past_key_values are two names of one argument: give one of them")
+    if cache is not None or name not in kwargs:
+        kwargs[name] = cache
+    return kwargs
+
+
+def either_name(forward: Forward) -> Forward:
+    """Let a layer's `forward(..., cache)` take the cache as past_key_values, too."""
+
+    @wraps(forward)
+    def with_cache(self, *args, **kwargs):
+        return forward(self, *args, **renamed("cache", kwargs))
+
+    return with_cache  # type: ignore[return-value]
+
+
+def known_keywords(forward: Forward, hands_on: bool = False) -> Forward:
+    """Let a model's `forward` take the cache under either name, and refuse keywords that nobody reads.
+
+    Known are its own arguments and those that the type of its kwargs names, and what an attention function that the
+    user registered has among its arguments.
+
+    Args:
+        hands_on: of a head that hands its kwargs on to a base model (`self.model`), whose keywords are known, too.
+
+    Raises:
+        TypeError: at a call with another keyword; it names the nearest known one.
+    """
+    arguments = signature(forward).parameters
+    known = {*KNOWN, *arguments}
+    for argument in arguments.values():
+        if argument.kind is argument.VAR_KEYWORD:
+            known.remove(argument.name)
+            known.update(*(kind.__annotations__ for kind in get_args(argument.annotation)))
+    takes_cache = "cache" in arguments
+
+    def besides(model: Any) -> set[str]:
+        base = getattr(type(model.model).forward, "keywords", ()) if hands_on else ()
+        attention = ALL_ATTENTION_FUNCTIONS.get(attention_of(model.config))
+        if attention is None or attention.__module__.startswith("transformers."):
+            return {*known, *base}
+        return {*known, *base, *signature(attention).parameters} - (GIVEN - known)
+
+    @wraps(forward)
+    def checked(self, *args, **kwargs):
+        if takes_cache:
+            kwargs = renamed("cache", kwargs)
+        for name in kwargs:
+            if name not in known and name not in besides(self):
+                refuse(self, name, besides(self))
+        return forward(self, *args, **kwargs)
+
+    checked.keywords = known  # type: ignore[attr-defined]
+    return checked  # type: ignore[return-value]
+
+
+def refuse(model: Any, name: str, known: Iterable[str]) -> NoReturn:
+    """Say that nobody reads a keyword, and which one may have been meant."""
+    nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
+    raise TypeError(f"{type(model).__name__} has no argument {name!r}; the nearest one that it reads is {nearest!r}")
+
+
+class BothNames:
+    """Before an output class of transformers that has the cache under its old name: gives it under the new one, too.
+
+    That of later releases does so by itself.
+    """
+
+    if CACHE_NAME == OLD_NAME:
+
+        @property
+        def cache(self) -> Cache | None:
+            return self.past_key_values  # type: ignore[attr-defined]
+
+        def __getitem__(self, key):
+            return super().__getitem__(OLD_NAME if key == "cache" else key)  # type: ignore[misc]
+
+        def __contains__(self, key):
+            return super().__contains__(OLD_NAME if key == "cache" else key)  # type: ignore[misc]
+
+        def get(self, key, default=None):
+            return super().get(OLD_NAME if key == "cache" else key, default)  # type: ignore[misc]
+
+
+class BaseModelOutputWithPast(BothNames, modeling_outputs.BaseModelOutputWithPast):
+    __doc__ = modeling_outputs.BaseModelOutputWithPast.__doc__
+
+
+class BaseModelOutputWithPastAndCrossAttentions(BothNames, modeling_outputs.BaseModelOutputWithPastAndCrossAttentions):
+    __doc__ = modeling_outputs.BaseModelOutputWithPastAndCrossAttentions.__doc__
+
+
+class BaseModelOutputWithPoolingAndCrossAttentions(
+    BothNames, modeling_outputs.BaseModelOutputWithPoolingAndCrossAttentions
+):
+    __doc__ = modeling_outputs.BaseModelOutputWithPoolingAndCrossAttentions.__doc__
+
+
+class CausalLMOutputWithPast(BothNames, modeling_outputs.CausalLMOutputWithPast):
+    __doc__ = modeling_outputs.CausalLMOutputWithPast.__doc__
+
+
+class CausalLMOutputWithCrossAttentions(BothNames, modeling_outputs.CausalLMOutputWithCrossAttentions):
+    __doc__ = modeling_outputs.CausalLMOutputWithCrossAttentions.__doc__
+
+
+class Seq2SeqModelOutput(BothNames, modeling_outputs.Seq2SeqModelOutput):
+    __doc__ = modeling_outputs.Seq2SeqModelOutput.__doc__
+
+
+class Seq2SeqLMOutput(BothNames, modeling_outputs.Seq2SeqLMOutput):
+    __doc__ = modeling_outputs.Seq2SeqLMOutput.__doc__
+
+
+class Seq2SeqSequenceClassifierOutput(BothNames, modeling_outputs.Seq2SeqSequenceClassifierOutput):
+    __doc__ = modeling_outputs.Seq2SeqSequenceClassifierOutput.__doc__
+
+
+class Seq2SeqQuestionAnsweringModelOutput(BothNames, modeling_outputs.Seq2SeqQuestionAnsweringModelOutput):
+    __doc__ = modeling_outputs.Seq2SeqQuestionAnsweringModelOutput.__doc__
+
+
+class SequenceClassifierOutputWithPast(BothNames, modeling_outputs.SequenceClassifierOutputWithPast):
+    __doc__ = modeling_outputs.SequenceClassifierOutputWithPast.__doc__
