@@ -11,7 +11,6 @@ import dataclasses
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +22,7 @@ from transformers.utils import logging
 
 from .conversion_layout import RENAME, Head, Layout, Operation
 from .conversion_tables import ACTIVATIONS, COMMON, LAYOUTS, UNFIT
+from .loading import load_model, quiet
 from .models.private_names import attention_of
 from .private_names import file_if_there, models_of
 from .registry import FAMILIES, load
@@ -119,7 +119,7 @@ def convert_folder(
         raise ValueError("auto_class is for models of transformers; one of hf_genai is converted with the head it has")
     else:
         name = (config.architectures or list(config.auto_classes.values()))[0]
-        ours = load(config.model_type, name).from_pretrained(source, use_safetensors=True)
+        ours = load_model(load(config.model_type, name), source, use_safetensors=True)
         model = to_transformers(ours)
     part = target.with_name(f".{target.name}.part")
     try:
@@ -153,7 +153,9 @@ def load_foreign(name: str, auto_class: str | None, options: dict[str, Any]) -> 
         architecture = (config.architectures or [layout.heads[0].theirs])[0]
     head = their_head(layout, architecture)
     model_class = getattr(transformers, head.theirs)
-    return model_class.from_pretrained(name, use_safetensors=True, trust_remote_code=False, **options)
+    # another head than that of the files is asked for by auto_class, to be trained
+    heads = auto_class is not None
+    return load_model(model_class, name, new_heads=heads, use_safetensors=True, trust_remote_code=False, **options)
 
 
 def layout_of(config: PreTrainedConfig) -> Layout:
@@ -318,17 +320,3 @@ def transfer(
         target.generation_config = copy.deepcopy(source.generation_config)
     target.config.name_or_path = target.name_or_path = source.config.name_or_path
     return target.to(source.device).train(source.training)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence transformers' report on loading: what matters of it is told in words of the conversion."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -202,10 +202,13 @@ def push(
     import huggingface_hub.errors
     import huggingface_hub.utils
 
+    from .loading import check_folder
+
     folder = Path(folder)
     hub.utils.validate_repo_id(repo_id)
     sizes = files_to_push(folder)
     check_checkpoint(folder)
+    check_folder(folder)
     if private_lines := find_private(folder):
         raise ValueError(f"folder ({folder}) tells something private, nothing was pushed: {'; '.join(private_lines)}")
     if "README.md" not in sizes:

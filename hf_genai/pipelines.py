@@ -28,6 +28,7 @@ from transformers.utils import logging
 from .data.plain_text import naming, read_prompts_as_text
 from .data.tokenizers import TARGET_SUBFOLDER, load_tokenizers
 from .evaluation.generation import default_length, encode_texts, is_blank, length_limit
+from .loading import check_for_task, load_model
 from .model_folder import check_json
 from .private_names import generate_arguments, generation_defaults, set_pipeline_defaults, with_generation_config
 from .question_answering import QuestionAnsweringPipeline
@@ -73,6 +74,9 @@ def pipeline(
     if task is None or _base_task(task) is None:
         if task in PIPELINES:
             kwargs.setdefault("pipeline_class", PIPELINES[task])
+        if isinstance(model, (str, Path)):
+            options = ("revision", "token", "trust_remote_code")
+            check_for_task(task, model, **{key: kwargs[key] for key in options if key in kwargs})
         try:
             made: Any = transformers.pipeline(task, model=model, **kwargs)  # type: ignore[arg-type]
         except KeyError as error:
@@ -132,7 +136,7 @@ def _load(
         if device_map is not None:
             hub["device_map"] = device_map
         hub |= model_kwargs or {}
-        loaded: Any = auto_class.from_pretrained(name, config=config, dtype=dtype, **hub)
+        loaded: Any = load_model(auto_class, name, config=config, dtype=dtype, **hub)
     else:
         given = {"config": config, "device_map": device_map, "model_kwargs": model_kwargs, "revision": revision}
         unused = [key for key, value in given.items() if value is not None] + (["dtype"] if dtype != "auto" else [])

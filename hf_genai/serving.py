@@ -47,7 +47,8 @@ def check_model(folder: str) -> None:
         folder: a model on disk; anything else is left to the server, which fetches it.
 
     Raises:
-        ValueError: if the folder holds an encoder-decoder or an encoder, or a JSON file that cannot be read.
+        ValueError: if the folder holds an encoder-decoder or an encoder, not the weights of its model, or a JSON file
+            that cannot be read.
     """
     config = Path(folder) / "config.json"
     if not config.is_file():
@@ -59,6 +60,9 @@ def check_model(folder: str) -> None:
             f"{folder} holds a {architecture}: the server continues texts, for which it takes a ...ForCausalLM; "
             "`hf-genai generate` and hf_genai.pipeline run encoder-decoders"
         )
+    from .loading import check_folder
+
+    check_folder(folder)
 
 
 def make_visible() -> None:

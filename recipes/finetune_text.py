@@ -26,9 +26,9 @@ from hf_genai.data import train_tokenizer
 from hf_genai.data.plain_text import read_prompts_as_text
 from hf_genai.data.tokenizers import let_texts_end
 from hf_genai.hub import push, save_for_hub
+from hf_genai.loading import load_model
 from hf_genai.model_folder import opening
 from hf_genai.objectives.dialogue import add_chat_template, make_room_for_roles
-from hf_genai.training.card import save_unscored
 from hf_genai.training.checkpoints import checkpoint_to_resume, delete_earlier_run, prepare_output_dir
 from hf_genai.training.finetuning import (
     card_of_finetuning,
@@ -42,6 +42,7 @@ from hf_genai.training.finetuning_tasks import TASKS
 from hf_genai.training.launch import check_launch, run_script
 from hf_genai.training.model_config import build_config, check_model_type, set_generation
 from hf_genai.training.results import bare, facts_of_run, training_dtype, write_json
+from hf_genai.training.saving import rehearse_saving, save_unscored
 from hf_genai.training.trainer import StopOnDivergence, StopOnSignal
 
 
@@ -74,7 +75,7 @@ def make_model(arguments, task, tokenizer, decided):
         return auto.from_config(type(config).from_dict({**config.to_dict(), **decided}))
     # a head for other classes is made anew, and a table says so
     other_head = {"ignore_mismatched_sizes": True} if "num_labels" in decided else {}
-    model = auto.from_pretrained(name, pad_token_id=tokenizer.pad_token_id, **decided, **other_head)
+    model = load_model(auto, name, new_heads=True, pad_token_id=tokenizer.pad_token_id, **decided, **other_head)
     if not model.config.model_type.startswith("genai"):
         model = hf_genai.from_transformers(model)
     if arguments.data.task == "dialogue":
@@ -105,11 +106,13 @@ def main(argv: list[str] | None = None) -> dict:
         task = TASKS[data.task](arguments, tokenizer)
         model = make_model(arguments, task, tokenizer, task.config(texts.train))
     check_fit(model, tokenizer, data)
-    if data.task == "summarisation" or arguments.generation.generation:
+    if model.can_generate():
         set_generation(model, arguments, data.max_target_length if data.task == "summarisation" else None)
     rows = tokenize_splits(task, texts)
-    if is_main and training.overwrite_output_dir:
-        delete_earlier_run(folder)
+    if is_main:
+        rehearse_saving(model, tokenizer, arguments.model.model_title)
+        if training.overwrite_output_dir:
+            delete_earlier_run(folder)
 
     publish, training.push_to_hub = training.push_to_hub, False  # once, at the end, and not every checkpoint
     training.label_names = list(task.label_names)

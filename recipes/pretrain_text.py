@@ -26,7 +26,6 @@ from hf_genai.data.texts import load_texts
 from hf_genai.hub import push, save_for_hub
 from hf_genai.model_folder import opening
 from hf_genai.training import loop
-from hf_genai.training.card import save_unscored
 from hf_genai.training.checkpoints import checkpoint_to_resume, delete_earlier_run, prepare_output_dir
 from hf_genai.training.launch import check_launch, run_script
 from hf_genai.training.parsing import number_or_text
@@ -43,6 +42,7 @@ from hf_genai.training.pretraining import (
 from hf_genai.training.pretraining_card import card_of_pretraining
 from hf_genai.training.pretraining_tokenizer import in_turn, make_tokenizer
 from hf_genai.training.results import facts_of_run, write_json
+from hf_genai.training.saving import rehearse_saving, save_unscored
 from hf_genai.training.trainer import StopOnSignal
 
 logger = logging.getLogger("hf_genai.recipes.pretrain_text")
@@ -94,8 +94,10 @@ def main(argv: list[str] | None = None) -> dict:
     if packed:
         logger.warning("packed: %s", packed)
 
-    if accelerator.is_main_process and training.overwrite_output_dir:
-        delete_earlier_run(folder)
+    if accelerator.is_main_process:
+        rehearse_saving(model, tokenizer, arguments.model.model_title)
+        if training.overwrite_output_dir:
+            delete_earlier_run(folder)
     history = loop.train(model, rows, collate, training, validation, accelerator, checkpoint)
     with StopOnSignal():  # which waits until the weights are saved
         model = loop.whole_model(model_class, model, accelerator)

@@ -24,14 +24,16 @@ from hf_genai.data import load_pairs, load_tokenizers, train_tokenizer
 from hf_genai.data.plain_text import read_prompts_as_text
 from hf_genai.data.tokenizers import let_texts_end
 from hf_genai.hub import push, save_for_hub
+from hf_genai.loading import load_model
 from hf_genai.model_folder import opening
 from hf_genai.objectives.seq2seq import Seq2SeqCollator, check_vocabulary, tokenize_pairs
 from hf_genai.training.arguments import RecipeArguments, parse_arguments
-from hf_genai.training.card import card_of_run, save_unscored
+from hf_genai.training.card import card_of_run
 from hf_genai.training.checkpoints import checkpoint_to_resume, delete_earlier_run, prepare_output_dir
 from hf_genai.training.launch import check_launch, run_script
 from hf_genai.training.model_config import build_config, set_generation
 from hf_genai.training.results import bare, draw_some, metrics_of_outputs, score_model, summary_of_run, write_json
+from hf_genai.training.saving import rehearse_saving, save_unscored
 from hf_genai.training.trainer import GenaiSeq2SeqTrainer, StopOnDivergence, StopOnSignal
 
 logger = logging.getLogger("hf_genai.recipes.train_seq2seq")
@@ -82,7 +84,9 @@ def main(argv: list[str] | None = None) -> dict:
         config = build_config(arguments, *tokenizers)
         if arguments.model.model_name_or_path:
             check_vocabulary(source_tokenizer, config, target_tokenizer)
-            model = AutoModelForSeq2SeqLM.from_pretrained(arguments.model.model_name_or_path, config=config)
+            model = load_model(
+                AutoModelForSeq2SeqLM, arguments.model.model_name_or_path, new_heads=True, config=config
+            )
         else:
             model = AutoModelForSeq2SeqLM.from_config(config)
     set_generation(model, arguments, data.max_target_length)
@@ -96,8 +100,10 @@ def main(argv: list[str] | None = None) -> dict:
         if cut.truncated_sources or cut.truncated_targets:
             logger.warning("%s: %s", split, cut)
 
-    if is_main and training.overwrite_output_dir:
-        delete_earlier_run(folder)
+    if is_main:
+        rehearse_saving(model, tokenizers, training.model_title)
+        if training.overwrite_output_dir:
+            delete_earlier_run(folder)
     publish, training.push_to_hub = training.push_to_hub, False  # once, at the end, and not every checkpoint
     stop = StopOnSignal()
     callbacks = [stop, StopOnDivergence()]

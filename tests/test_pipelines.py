@@ -228,9 +228,7 @@ def test_arguments_for_loading_reach_model_and_tokenizers(monkeypatch, tokenizer
     calls = []
     monkeypatch.setattr("hf_genai.pipelines.load_tokenizers", lambda name, **kw: calls.append(kw) or (tokenizer,) * 2)
     model = make_model("t5")
-    monkeypatch.setattr(
-        "hf_genai.pipelines.AutoModelForSeq2SeqLM.from_pretrained", lambda name, **kw: calls.append(kw) or model
-    )
+    monkeypatch.setattr("hf_genai.pipelines.load_model", lambda auto_class, name, **kw: calls.append(kw) or model)
     hub = {"revision": "v1", "token": "hf_x", "trust_remote_code": True}
     pipeline("translation", "some/repo", **hub, model_kwargs={"attn_implementation": "eager"})
     assert calls[0] == hub

@@ -33,13 +33,14 @@ def open_model(name: str, num_threads: int, trust_remote_code: bool) -> tuple[An
     from transformers import AutoModelForSeq2SeqLM
 
     from ..data import load_tokenizers
+    from ..loading import load_model
     from ..model_folder import opening
 
     if num_threads:
         torch.set_num_threads(num_threads)
     with opening(name):
         try:
-            model = AutoModelForSeq2SeqLM.from_pretrained(name, trust_remote_code=trust_remote_code).eval()
+            model = load_model(AutoModelForSeq2SeqLM, name, trust_remote_code=trust_remote_code).eval()
         except ValueError as error:
             if "Unrecognized configuration class" not in str(error):
                 raise

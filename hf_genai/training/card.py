@@ -7,7 +7,6 @@ from typing import Any
 
 from ..cards import CardData, usage_snippet
 from ..data.plain_text import join_words
-from ..hub import save_for_hub
 from ..objectives.question_answering import LONGEST_ANSWER
 from .arguments import DataArguments, RecipeArguments
 from .results import METRICS, bare
@@ -110,13 +109,6 @@ def pipeline_usage(
     lines.append(f'model = pipeline("{task}", model=model_id, trust_remote_code=True)')
     lines.append(f"print({call.format(given=given)})")
     return "\n".join(lines)
-
-
-def save_unscored(folder: str, model: Any, tokenizers: Any, title: str | None) -> None:
-    """Save a model that has just been trained: what fails from here on must not cost the training."""
-    name = model.config.model_type
-    card = CardData(title=title or name, summary="Trained, but not scored.", model_type=name)
-    save_for_hub(folder, model, tokenizers, card, overwrite=True)
 
 
 def card_of_run(arguments: RecipeArguments, results: dict[str, Any], pairs: Any, two_tokenizers: bool) -> CardData:

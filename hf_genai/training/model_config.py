@@ -8,6 +8,7 @@ from typing import Any
 
 from ..private_names import models_of
 from .parsing import COMMAND_LINE, unknown_key
+from .saving import drop_unused_generation
 
 
 def build_config(arguments: Any, source_tokenizer: Any, target_tokenizer: Any) -> Any:
@@ -75,7 +76,7 @@ def set_generation(model: Any, arguments: Any, max_new_tokens: int | None) -> No
 
     Args:
         arguments: of a recipe with a mapping `generation`, and `where` each was set.
-        max_new_tokens: where the mapping has none; None keeps the model's own.
+        max_new_tokens: where the mapping has none; None keeps the model's own, and nothing that it writes is scored.
 
     Raises:
         ValueError: for a value, or two that do not go together; names the fields and where they were set.
@@ -85,15 +86,18 @@ def set_generation(model: Any, arguments: Any, max_new_tokens: int | None) -> No
         model.generation_config.update(
             **({} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}) | given
         )
+        drop_unused_generation(model, kept=given)
         model.generation_config.validate(strict=True)
     except (TypeError, ValueError) as error:
         keys = [key for key in given if re.search(rf"\b{key}\b", str(error))] or list(given)
         places = ", ".join(f"generation.{key} ({arguments.where[f'generation.{key}']})" for key in keys)
+        places = places or "the base model's generation_config.json"
         raise ValueError(f"{places}: {' '.join(str(error).split())}") from error
     beams = model.generation_config.num_beams
     if beams is not None and (not isinstance(beams, int) or beams < 1):  # which transformers finds out in generate
         raise ValueError(f"generation.num_beams must be a whole number of at least 1, got {beams!r}")
-    if model.generation_config.num_return_sequences not in (None, 1):
+    scored = max_new_tokens is not None or given
+    if scored and model.generation_config.num_return_sequences not in (None, 1):
         number = model.generation_config.num_return_sequences
         raise ValueError(
             f"generation.num_return_sequences must be 1, as one output of each text is scored, got {number}"

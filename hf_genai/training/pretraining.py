@@ -14,6 +14,7 @@ from ..data.packing import PackingReport, pack
 from ..data.plain_text import control_tokens, encode_text, text_of
 from ..data.tokenizers import end_texts
 from ..evaluation.baselines import bigram_loss, unigram_loss
+from ..loading import load_model
 from ..objectives import fill_in_the_middle
 from ..objectives.causal_lm import CausalLMCollator
 from ..objectives.masked_lm import MaskedLMCollator, word_ids
@@ -23,6 +24,7 @@ from .arguments import check_push
 from .loop import LoopOptions
 from .parsing import argument, parse
 from .pretraining_tokenizer import CAUSAL
+from .saving import drop_unused_generation
 
 logger = logging.getLogger(__name__)
 
@@ -277,8 +279,11 @@ def new_model(arguments: PretrainArguments, tokenizer: PreTrainedTokenizerBase) 
     check_model_type(config, auto, objective, without, foreign=name is not None)
     if name is None:
         return auto.from_config(config)
-    model = auto.from_pretrained(name)
-    return model if config.model_type.startswith("genai") else from_transformers(model)
+    model = load_model(auto, name, new_heads=True)
+    model = model if config.model_type.startswith("genai") else from_transformers(model)
+    if model.can_generate():
+        drop_unused_generation(model)
+    return model
 
 
 def seen_by_the_model(objective: str, rows: Dataset, collate: Callable[[list[dict]], dict]) -> Iterator[list[int]]:
