@@ -3,7 +3,6 @@
 All commands, recipes and pipelines open models here.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
+from .files import read_json
 from .model_folder import weight_files
 from .private_names import models_of
 from .registry import FAMILIES, load
@@ -66,7 +66,7 @@ def check_folder(folder: str | Path) -> None:
     Raises:
         ValueError: as of `load_model`.
     """
-    config = json.loads((Path(folder) / "config.json").read_text("utf-8"))
+    config = read_json(Path(folder) / "config.json")
     name, family = (config.get("architectures") or [""])[0], config.get("model_type")
     saved = load(family, name) if family in FAMILIES else getattr(transformers, name, None)
     if saved is not None:

@@ -4,22 +4,29 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pipelines.base import ChunkPipeline
 from transformers.utils import logging
 
-from .data.plain_text import encode_text
+from .data.plain_text import encode_text, ends_inside_words
 from .evaluation.generation import length_limit
-from .objectives.question_answering import best_spans, without_spaces
+from .objectives.question_answering import Window, find_answers, margin_of_none
 
 logger = logging.get_logger(__name__)
 
 
+TASK = "question-answering"
+# what the model's config may say of them
+SETTINGS = (
+    *("handle_impossible_answer", "null_score_diff_threshold", "max_answer_len", "max_seq_len", "doc_stride"),
+    *("max_question_len", "align_to_words"),
+)
+
+
 @dataclass(frozen=True)
-class _Window:
+class _Part:
     """A part of a context: for each of its tokens (start, end) in characters, of the token and of its word.
 
     Tokens that no answer may hold, of the question and special ones, have None.
@@ -52,7 +59,9 @@ class QuestionAnsweringPipeline(ChunkPipeline):
             raise ValueError(
                 f"tokenizer must be a fast one, which knows each token's characters, got {type(tokenizer).__name__}"
             )
-        super().__init__(model, tokenizer=tokenizer, **{"task": "question-answering", **kwargs})  # type: ignore[arg-type]
+        known = (getattr(model.config, "task_specific_params", None) or {}).get(TASK) or {}
+        settings = {name: value for name, value in known.items() if name in SETTINGS}
+        super().__init__(model, tokenizer=tokenizer, **{"task": TASK, **settings, **kwargs})  # type: ignore[arg-type]
 
     def __call__(self, inputs: Any = None, *, question: Any = None, context: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
         """Return the answers.
@@ -61,11 +70,14 @@ class QuestionAnsweringPipeline(ChunkPipeline):
             inputs: {"question": ..., "context": ...}, a list of such, or a dataset or generator that yields such.
             question: instead of inputs, one question or a list.
             context: the text, or a list with one for each question.
-            kwargs: top_k (1: answers wanted); handle_impossible_answer (False; True: "" may win); max_answer_len (15
-                tokens); max_seq_len (384 tokens of a window, question included, or the limit of tokenizer and model);
-                doc_stride (128 tokens that two windows share, at most half a window); max_question_len (64 tokens:
-                the rest of a question is cut off, with a warning); align_to_words (True: answers are whole words);
-                batch_size.
+            kwargs: top_k (1: answers wanted); handle_impossible_answer (False; True: "" may win);
+                null_score_diff_threshold (0.0: by how much the log-probability of no answer must exceed that of the
+                best one for "" to win); max_answer_len (15 tokens); max_seq_len (384 tokens of a window, question
+                included, or the limit of tokenizer and model); doc_stride (128 tokens that two windows share, at most
+                half a window); max_question_len (64 tokens: the rest of a question is cut off, with a warning);
+                align_to_words (True: answers are whole words, in scripts that put spaces between words); batch_size.
+                What the model's config has under task_specific_params["question-answering"], as the recipe writes it,
+                goes before these defaults.
 
         Returns:
             For each question {"score", "start", "end", "answer"}: the probability, 0 to 1; the characters of the
@@ -96,6 +108,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):
         self,
         top_k: int | None = None,
         handle_impossible_answer: bool | None = None,
+        null_score_diff_threshold: float | None = None,
         max_answer_len: int | None = None,
         max_seq_len: int | None = None,
         doc_stride: int | None = None,
@@ -115,6 +128,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):
             if value is not None and value < (0 if name == "doc_stride" else 1):
                 raise ValueError(f"{name} must be at least {0 if name == 'doc_stride' else 1}, got {value}")
         after |= {"handle_impossible_answer": handle_impossible_answer, "align_to_words": align_to_words}
+        after["null_score_diff_threshold"] = null_score_diff_threshold
         before, after = ({key: value for key, value in own.items() if value is not None} for own in (before, after))
         return before, {}, after
 
@@ -152,12 +166,14 @@ class QuestionAnsweringPipeline(ChunkPipeline):
             sides = encoding.sequence_ids
             tokens = [span if side == 1 else None for span, side in zip(encoding.offsets, sides, strict=True)]
             words = [
-                span if span is None or word is None else encoding.word_to_chars(word, sequence_index=1)
+                span
+                if span is None or word is None
+                else _aligned(example["context"], span, encoding.word_to_chars(word, sequence_index=1))
                 for span, word in zip(tokens, encoding.word_ids, strict=True)
             ]
             yield {
                 "is_last": place == last,
-                "window": _Window(example["context"], tokens, words),
+                "window": _Part(example["context"], tokens, words),
                 **{name: torch.tensor([encoded[name][place]]) for name in names if name in encoded},
             }
 
@@ -183,37 +199,35 @@ class QuestionAnsweringPipeline(ChunkPipeline):
         model_outputs: list[dict[str, Any]],
         top_k: int = 1,
         handle_impossible_answer: bool = False,
+        null_score_diff_threshold: float = 0.0,
         max_answer_len: int = 15,
         align_to_words: bool = True,
     ) -> Any:
-        answers: dict[str, dict[str, Any]] = {}
-        nothing = 1.0
+        windows = []
         for output in model_outputs:
-            window, real = output["window"], output["attention_mask"][0].bool()  # batches are padded, on either side
-            inside = np.array([span is not None and span[0] < span[1] for span in window.tokens])
-            starts, ends = (_log_probabilities(output[name][0][real], inside) for name in ("start", "end"))
-            nothing = min(nothing, float(np.exp(starts[0] + ends[0])))
-            spans = window.words if align_to_words else window.tokens
-            # more than top_k, as several parts of a word may become one answer
-            count = top_k * 2 + 10 if align_to_words else top_k
-            for first, last, score in best_spans(starts, ends, inside, count, max_answer_len):  # type: ignore[arg-type]
-                begin, end = without_spaces(window.context, spans[first][0], spans[last][1])
-                text = window.context[begin:end]
-                if text:
-                    row = {"score": 0.0, "start": begin, "end": end, "answer": text}
-                    answers.setdefault(text.lower(), row)["score"] += float(np.exp(score))
-        found = list(answers.values())
+            part, real = output["window"], output["attention_mask"][0].bool()  # batches are padded, on either side
+            starts, ends = (output[name][0][real].float().numpy() for name in ("start", "end"))
+            windows.append(Window(part.words if align_to_words else part.tokens, starts, ends))
+        found, nothing = find_answers(model_outputs[0]["window"].context, windows, top_k, max_answer_len)
         if handle_impossible_answer:
-            found.append({"score": nothing, "start": 0, "end": 0, "answer": ""})
-        found = sorted(found, key=lambda answer: -answer["score"])[:top_k]
+            wins = margin_of_none(found, nothing) > null_score_diff_threshold
+            better = 0 if wins else sum(answer["score"] >= nothing for answer in found) or 1
+            found = [*found[:better], {"score": nothing, "start": 0, "end": 0, "answer": ""}, *found[better:]][:top_k]
         return found[0] if len(found) == 1 else found
 
 
-def _log_probabilities(logits: torch.Tensor, inside: np.ndarray) -> np.ndarray:
-    """Return the logarithms of the probabilities (T,) of the places in the context, and of the first: no answer."""
-    outside = torch.from_numpy(~inside)
-    outside[0] = False
-    return logits.float().masked_fill(outside, -10000.0).log_softmax(-1).numpy()
+def _aligned(context: str, token: tuple[int, int], word: Any) -> tuple[int, int]:
+    """Return the characters of a token widened to those of its word, (start, end) both.
+
+    In scripts without spaces, and in Korean, an answer may end inside of what a tokenizer takes for a word: a token of
+    those stays as it is, and one of others ends where those begin.
+    """
+    begin, end = token
+    while begin > word[0] and not ends_inside_words(context[begin - 1 : begin + 1]):
+        begin -= 1
+    while 0 < end < word[1] and not ends_inside_words(context[end - 1 : end + 1]):
+        end += 1
+    return begin, end
 
 
 def _paired(question: Any, context: Any) -> Any:

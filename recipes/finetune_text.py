@@ -59,7 +59,12 @@ def make_tokenizer(arguments, texts, made_before: str | None):
             tokenizer.pad_token = tokenizer.eos_token
         prepare(tokenizer)
         return tokenizer
-    tokenizer = train_tokenizer(texts_of(texts), vocab_size=arguments.model.vocab_size, ends_texts=not causal)
+    tokenizer = train_tokenizer(
+        texts_of(texts),
+        vocab_size=arguments.model.vocab_size,
+        ends_texts=not causal,
+        unspaced_alone=arguments.data.task in ("qa", "tagging"),
+    )
     tokenizer.model_max_length = arguments.data.max_length
     prepare(tokenizer)
     return tokenizer
@@ -105,6 +110,7 @@ def main(argv: list[str] | None = None) -> dict:
         (tokenizer,) = broadcast_object_list([tokenizer])
         task = TASKS[data.task](arguments, tokenizer)
         model = make_model(arguments, task, tokenizer, task.config(texts.train))
+    task.prepare(model)
     check_fit(model, tokenizer, data)
     if model.can_generate():
         set_generation(model, arguments, data.max_target_length if data.task == "summarisation" else None)
@@ -132,6 +138,7 @@ def main(argv: list[str] | None = None) -> dict:
         seconds = time.perf_counter() - began
         if is_main:
             save_unscored(folder, model, tokenizer, arguments.model.model_title)
+    task.calibrate(trainer, texts.validation, rows["validation"])
     scores, samples = task.score(trainer, texts.test, rows["test"])
     if not is_main:
         return {}

@@ -13,7 +13,7 @@ from transformers.utils.chat_template_utils import Chat
 from hf_genai import pipeline
 from hf_genai.data import train_tokenizer
 from hf_genai.objectives.dialogue import CHAT_TEMPLATE
-from hf_genai.question_answering import QuestionAnsweringPipeline
+from hf_genai.question_answering import QuestionAnsweringPipeline, _aligned
 from hf_genai.registry import FAMILIES, load
 
 TEXTS = ["the cat sat on the mat", "a dog ran over the hills and far away today", "red"]
@@ -215,6 +215,23 @@ def test_long_contexts_come_in_windows_whose_best_answer_wins(save, tokenizer):
     whole = pipe(asked, max_seq_len=20, doc_stride=6, top_k=50)
     assert whole[0]["score"] >= max(own["score"] for own in best) - 1e-6
     assert {own["answer"].lower() for own in best} <= {own["answer"].lower() for own in whole}
+
+
+@pytest.mark.parametrize(
+    ("context", "word", "token", "expected"),
+    [
+        ("He saw strawberries.", "strawberries", "berr", "strawberries"),
+        ("第7回の旅行で大阪へ行って蕎麦を食べました", "旅行で大阪へ行って蕎麦を食べました", "大阪", "大阪"),
+        ("彼はTokyoへ行った", "彼はTokyoへ行った", "ky", "Tokyo"),
+        ("그는 서울에서 산다", "서울에서", "서울", "서울"),
+        ("เขาอยู่ที่กรุงเทพในปีนี้", "เขาอยู่ที่กรุงเทพในปีนี้", "กรุงเทพ", "กรุงเทพ"),
+        ("Он живёт в Москве.", "Москве", "оскв", "Москве"),
+    ],
+)
+def test_tokens_grow_to_words_in_scripts_that_have_spaces_between_them(context, word, token, expected):
+    begin, start = context.index(token), context.index(word)
+    found = _aligned(context, (begin, begin + len(token)), (start, start + len(word)))
+    assert context[slice(*found)] == expected
 
 
 def test_parts_of_one_word_do_not_take_the_place_of_other_answers(save):

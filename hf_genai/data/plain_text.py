@@ -17,10 +17,22 @@ from tokenizers import Regex, Tokenizer, pre_tokenizers
 from transformers import BatchEncoding, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 # Scripts that put no space between words: Thai, Lao; Myanmar; Khmer; Japanese and Chinese
-_UNSPACED = re.compile(
+UNSPACED = (
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3001-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
     "\uf900-\ufaff\uff01-\uff60\U00020000-\U0003ffff]"
 )
+_UNSPACED = re.compile(UNSPACED)
+
+
+def ends_inside_words(characters: str) -> bool:
+    """Tell whether an answer may begin or end at one of the characters, in the middle of what has no spaces around it.
+
+    So it is in scripts without spaces between words, and in Korean, where particles follow a noun without one.
+    """
+    return any(
+        _UNSPACED.match(character) or "\u1100" <= character <= "\u11ff" or "\uac00" <= character <= "\ud7a3"
+        for character in characters
+    )
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, *texts: Any, **options: Any) -> BatchEncoding:

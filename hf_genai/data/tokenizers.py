@@ -25,7 +25,7 @@ from tokenizers import (
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..private_names import file_if_there
-from .plain_text import encode_text, read_prompts_as_text, spelling_of
+from .plain_text import UNSPACED, encode_text, read_prompts_as_text, spelling_of
 
 KINDS = ("byte_bpe", "unigram", "wordpiece", "word", "char")
 SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>"]
@@ -63,6 +63,7 @@ def train_tokenizer(
     vocab_size: int = 4000,
     model_max_length: int = 512,
     ends_texts: bool = True,
+    unspaced_alone: bool = False,
 ) -> PreTrainedTokenizerFast:
     """Train a tokenizer. Equal texts and arguments give a byte-equal `tokenizer.json`.
 
@@ -90,17 +91,25 @@ def train_tokenizer(
         model_max_length: ids, </s> included, at which the tokenizer truncates when asked to.
         ends_texts: put </s> after each text. False for a causal model, which is to go on with what it is given; in
             training its texts get their end from `end_texts`.
+        unspaced_alone: of byte_bpe, no token holds more than one character of the scripts that put no space between
+            words (Chinese, Japanese, Thai, ...). Else whole clauses may become tokens, and what is sought or tagged
+            may begin or end inside of one.
 
     Raises:
-        ValueError: an unknown kind, no text, or a `vocab_size` too small for the alphabet and the special tokens.
+        ValueError: an unknown kind, unspaced_alone with another than byte_bpe, no text, or a `vocab_size` too small
+            for the alphabet and the special tokens.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    if unspaced_alone and kind != "byte_bpe":
+        raise ValueError(f"unspaced_alone must be False for {kind!r}: it is for byte_bpe")
     texts = _Texts(texts)
     if next(iter(texts), None) is None:
         raise ValueError("texts holds no text to train on; pass an iterable of strings that are not empty")
-    train = {"byte_bpe": _byte_bpe, "unigram": _unigram, "wordpiece": _wordpiece, "word": _word, "char": _char}[kind]
-    backend = train(texts, vocab_size)
+    train: Any = {"byte_bpe": _byte_bpe, "unigram": _unigram, "wordpiece": _wordpiece, "word": _word, "char": _char}[
+        kind
+    ]
+    backend = train(texts, vocab_size, unspaced_alone) if kind == "byte_bpe" else train(texts, vocab_size)
     if ends_texts:
         _put_end(backend)
     return TokenizersBackend(
@@ -253,11 +262,12 @@ class _Texts:
         return (text for text in self.texts if text.strip())
 
 
-def _byte_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+def _byte_bpe(texts: Iterable[str], vocab_size: int, unspaced_alone: bool) -> Tokenizer:
     _check_size(vocab_size, 256, "bytes")
     backend = Tokenizer(models.BPE())
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.pre_tokenizer = pre_tokenizers.Sequence([_digits(), byte_level])
+    splits = [_digits(), *([pre_tokenizers.Split(Regex(UNSPACED), "isolated")] if unspaced_alone else [])]
+    backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level])
     backend.decoder = decoders.ByteLevel()
     # the characters that a token stands for begin after its space, as in GPT-2: what pipelines cut out is a word
     backend.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=True)

@@ -1,12 +1,13 @@
 """Extractive question answering: where in a text the answer to a question stands."""
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Features, Value
 from transformers import PreTrainedTokenizerBase
 
 from ..data.plain_text import encode_text
@@ -15,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 COLUMNS = ("question", "context", "answer", "answer_start")
 
-# Tokens of an answer, at most, where the recipe looks for the best one, and its card asks for one.
+# Tokens of an answer, at most, where the recipe looks for the best one; the trained model's config says so.
 LONGEST_ANSWER = 40
 
 
@@ -23,8 +24,8 @@ def from_squad(dataset: Dataset) -> Dataset:
     """Return rows in the form of SQuAD with columns answer, answer_start and reference_answers in place of answers.
 
     That is {"text": [...], "answer_start": [...]}, or a list of {"text": ..., "answer_start": ...}: of several answers
-    the first is learned, and the texts of all are what an answer is compared with. Questions without an answer (SQuAD
-    2) are left out, and counted in a warning. Other rows are returned as they are.
+    the first is learned, and the texts of all are what an answer is compared with. A question without an answer (SQuAD
+    2) gets "" at character 0. Other rows are returned as they are.
 
     Reference: Rajpurkar et al. (2016), arXiv:1606.05250; (2018), arXiv:1806.03822.
     """
@@ -36,19 +37,42 @@ def from_squad(dataset: Dataset) -> Dataset:
             return [(answer["text"], answer["answer_start"]) for answer in answers]
         return list(zip(*((answers or {}).get(name) or () for name in ("text", "answer_start")), strict=False))
 
-    answered = dataset.filter(lambda batch: [bool(pairs(answers)) for answers in batch["answers"]], batched=True)
-    if left_out := len(dataset) - len(answered):
-        logger.warning("%d of %d questions have no answer, and are left out", left_out, len(dataset))
-
     def columns(batch: dict[str, list]) -> dict[str, list]:
-        found = [pairs(answers) for answers in batch["answers"]]
+        found = [pairs(answers) or [("", 0)] for answers in batch["answers"]]
         return {
             "answer": [answers[0][0] for answers in found],
             "answer_start": [answers[0][1] for answers in found],
             "reference_answers": [[text for text, _ in answers] for answers in found],
         }
 
-    return answered.map(columns, batched=True, remove_columns="answers")
+    return dataset.map(columns, batched=True, remove_columns="answers")
+
+
+def unanswered_as_empty(dataset: Dataset) -> Dataset:
+    """Return rows in which a question without an answer has the answer "" at character 0, however it was written.
+
+    Its answer may be missing or empty (as a table has it), and its place missing, 0 or -1.
+
+    Raises:
+        ValueError: a row without an answer that has a place for it.
+    """
+    kinds = {name: getattr(dataset.features[name], "dtype", "") for name in COLUMNS[2:]}
+    if kinds["answer"] not in ("string", "large_string", "null"):  # what it is instead is told elsewhere
+        return dataset
+    place_kind = Value("int64") if kinds["answer_start"] in ("null", "float64") else dataset.features["answer_start"]
+
+    def plain(batch: dict[str, list], rows: list[int]) -> dict[str, list]:
+        places = []
+        for row, answer, place in zip(rows, batch["answer"], batch["answer_start"], strict=True):
+            if not answer:
+                if place is not None and str(place).strip() not in ("", "0", "0.0", "-1", "-1.0", "nan"):
+                    raise ValueError(f"row {row} has no answer, but answer_start {place}: give both, or neither")
+                place = "0" if isinstance(place, str) or kinds["answer_start"].endswith("string") else 0
+            places.append(int(place) if isinstance(place, float) and place.is_integer() else place)
+        return {"answer": [answer or "" for answer in batch["answer"]], "answer_start": places}
+
+    features = Features({**dataset.features, "answer": Value("string"), "answer_start": place_kind})
+    return dataset.map(plain, batched=True, with_indices=True, features=features)
 
 
 def tokenize_questions(
@@ -57,7 +81,9 @@ def tokenize_questions(
     """Turn questions with their contexts into windows of `input_ids`, with the answer's first and last token.
 
     A context that is longer than a window comes in several, each `stride` tokens of context into the one before. In a
-    window that does not hold the answer, both positions are 0, the first token.
+    window that does not hold the answer, and for a question that has none (answer ""), both positions are 0, the first
+    token. A warning counts the answers that begin or end inside a token, which can be found with too much around them
+    alone.
 
     Args:
         dataset: with the columns question, context, answer and answer_start (a character of the context); the last
@@ -104,14 +130,14 @@ def tokenize_questions(
         )
         kept = ("input_ids", "attention_mask", "token_type_ids")
         out: dict[str, list] = {name: encoded[name] for name in kept if name in encoded}
-        out |= {"row": [], "offsets": [], "start_positions": [], "end_positions": []}
+        out |= {"row": [], "offsets": [], "start_positions": [], "end_positions": [], "inside_tokens": []}
         for window, place in enumerate(encoded["overflow_to_sample_mapping"]):
             sides = encoded.sequence_ids(window)
             offsets = [
                 list(span) if side == 1 else [-1, -1]
                 for span, side in zip(encoded["offset_mapping"][window], sides, strict=True)
             ]
-            start, end = 0, 0
+            start, end, inside_tokens = 0, 0, False
             if learns:
                 begin, answer = batch["answer_start"][place], batch["answer"][place]
                 if batch["context"][place][begin : begin + len(answer)] != answer:
@@ -119,16 +145,25 @@ def tokenize_questions(
                         f"row {rows[place]}: the answer {answer!r} does not stand at character {begin} of its context"
                     )
                 start, end = token_span(offsets, begin, begin + len(answer))
+                whole = batch["context"][place][offsets[start][0] : offsets[end][1]]
+                inside_tokens = end > 0 and whole.strip() != answer.strip()
             for name, value in (
                 *(("row", rows[place]), ("offsets", offsets)),
-                *(("start_positions", start), ("end_positions", end)),
+                *(("start_positions", start), ("end_positions", end), ("inside_tokens", inside_tokens)),
             ):
                 out[name].append(value)
         if not learns:
             del out["start_positions"], out["end_positions"]
         return out
 
-    return dataset.map(tokenize, batched=True, with_indices=True, remove_columns=dataset.column_names)
+    rows = dataset.map(tokenize, batched=True, with_indices=True, remove_columns=dataset.column_names)
+    if apart := {row for row, wrong in zip(rows["row"], rows["inside_tokens"], strict=True) if wrong}:
+        logger.warning(
+            "%d of %d answers do not begin and end at token boundaries: what is found will have more around them."
+            " A tokenizer of smaller pieces (a lower vocab_size) helps",
+            *(len(apart), len(dataset)),
+        )
+    return rows.remove_columns("inside_tokens")
 
 
 def token_span(offsets: Sequence[Sequence[int]], begin: int, end: int) -> tuple[int, int]:
@@ -143,41 +178,89 @@ def token_span(offsets: Sequence[Sequence[int]], begin: int, end: int) -> tuple[
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A stretch of the context, its first character, and its score: the two logits added up."""
-
-    text: str
-    start: int
-    score: float
-
-
-def best_answers(
-    contexts: Sequence[str],
-    windows: Dataset,
-    start_logits: np.ndarray,
-    end_logits: np.ndarray,
-    n_best: int = 20,
-    max_answer_length: int = 30,
-) -> list[list[Answer]]:
-    """Return the n best answers to each question, best first, from all its windows.
-
-    An answer begins and ends in the context, in this order, and is at most `max_answer_length` tokens long.
+class Window:
+    """What a model says of a part of a context, padding left out.
 
     Args:
-        contexts: of the questions, in the order of the dataset that was tokenized.
-        windows: what `tokenize_questions` returned.
-        start_logits: (W, T) for W windows, as end_logits.
+        spans: for each token the characters (start, end) of the context that an answer from it or to it has; None for
+            tokens that no answer may hold, of the question and special ones.
+        starts: (T,) logits of each token as the first of the answer, as ends for the last.
     """
-    answers: list[dict[tuple[int, int], Answer]] = [{} for _ in contexts]
-    for row, offsets, starts, ends in zip(windows["row"], windows["offsets"], start_logits, end_logits, strict=True):
-        inside = [left >= 0 and right > left for left, right in offsets]
-        length = len(offsets)  # windows come padded
-        for first, last, score in best_spans(starts[:length], ends[:length], inside, n_best, max_answer_length):
-            begin, end = without_spaces(contexts[row], offsets[first][0], offsets[last][1])
-            answer = Answer(contexts[row][begin:end], begin, score)
-            if begin < end and ((begin, end) not in answers[row] or answers[row][begin, end].score < score):
-                answers[row][begin, end] = answer
-    return [sorted(found.values(), key=lambda answer: -answer.score)[:n_best] for found in answers]
+
+    spans: Sequence[tuple[int, int] | None]
+    starts: np.ndarray
+    ends: np.ndarray
+
+
+def find_answers(
+    context: str, windows: Iterable[Window], top_k: int = 1, max_answer_len: int = 15
+) -> tuple[list[dict[str, Any]], float]:
+    """Return the best answers from all windows of a context, best first, and the probability that there is none.
+
+    Pipeline and recipe both choose here. In each window the logits of first and last tokens become probabilities, over
+    the tokens of the context and the first token, which stands for no answer. Answers that read alike add up; of the
+    probabilities of no answer the least of all windows counts, since any of them may hold one.
+
+    Args:
+        context: the text.
+        windows: all that it came in.
+        top_k: answers wanted.
+        max_answer_len: tokens of an answer, at most.
+
+    Returns:
+        {"score", "start", "end", "answer"} of each: probability, the characters where it begins and ends, its text.
+    """
+    answers: dict[str, dict[str, Any]] = {}
+    nothing = 1.0
+    for window in windows:
+        inside = np.array([span is not None and span[0] < span[1] for span in window.spans])
+        starts, ends = (_log_probabilities(logits, inside) for logits in (window.starts, window.ends))
+        nothing = min(nothing, float(np.exp(starts[0] + ends[0])))
+        # more than top_k, as several may read alike
+        for first, last, score in best_spans(starts, ends, inside, top_k * 2 + 10, max_answer_len):  # type: ignore[arg-type]
+            begin, end = without_spaces(context, window.spans[first][0], window.spans[last][1])  # type: ignore[index]
+            if text := context[begin:end]:
+                row = {"score": 0.0, "start": begin, "end": end, "answer": text}
+                answers.setdefault(text.lower(), row)["score"] += float(np.exp(score))
+    return sorted(answers.values(), key=lambda answer: -answer["score"])[:top_k], nothing
+
+
+def margin_of_none(answers: Sequence[dict[str, Any]], nothing: float) -> float:
+    """Return by how much no answer exceeds the best one, as a difference of log-probabilities."""
+    if not answers:
+        return math.inf
+    least = np.finfo(float).tiny
+    return math.log(max(nothing, least)) - math.log(max(answers[0]["score"], least))
+
+
+def best_threshold(margins: Sequence[float], gains: Sequence[float]) -> float:
+    """Return the threshold for `margin_of_none` above which saying that there is no answer scores best.
+
+    Of thresholds that score alike, that nearest to 0 is taken.
+
+    Args:
+        margins: of each question.
+        gains: what its score rises by (falls, where negative) if its answer is none instead of the best one found.
+
+    Reference: Rajpurkar, Jia and Liang (2018), arXiv:1806.03822, section 5.1.
+    """
+    order = sorted((margin for margin in set(margins) if math.isfinite(margin)), reverse=True)
+    if not order:
+        return 0.0
+    between = [(one + two) / 2 for one, two in zip(order, order[1:], strict=False)]
+    candidates = sorted([0.0, order[0] + 1, *between, order[-1] - 1], key=abs)
+    margins_, gains_ = np.array(margins), np.array(gains)
+    by_margin = np.argsort(-margins_, kind="stable")
+    totals = np.concatenate([[0.0], np.cumsum(gains_[by_margin])])  # of the first n, those with the largest margins
+    counts = [int(np.searchsorted(-margins_[by_margin], -candidate, side="left")) for candidate in candidates]
+    return float(candidates[int(np.argmax([round(totals[count], 9) for count in counts]))])
+
+
+def _log_probabilities(logits: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Return the logarithms of the probabilities (T,) of the tokens of the context, and of the first: no answer."""
+    logits = np.where(inside | (np.arange(len(inside)) == 0), logits.astype(np.float64), -10000.0)
+    logits = logits - logits.max()
+    return logits - np.log(np.exp(logits).sum())
 
 
 def best_spans(

@@ -9,6 +9,7 @@ loop.py                     the Accelerate loop of the pretraining recipe
 optim.py                    what its optimiser is told about the weights
 launch.py                   whether a run is what its launcher was asked for: processes, devices, precision
 checkpoints.py              which checkpoint may be resumed, which output folder may be used
+saving.py                   saving tried before training, and weights that outlive what fails after it
 results.py                  scores against baselines, attention pictures, results.json
 card.py                     what the model card says about a run
 pretraining.py              the pretraining recipe's arguments, rows, objective and model

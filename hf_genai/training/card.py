@@ -7,7 +7,6 @@ from typing import Any
 
 from ..cards import CardData, usage_snippet
 from ..data.plain_text import join_words
-from ..objectives.question_answering import LONGEST_ANSWER
 from .arguments import DataArguments, RecipeArguments
 from .results import METRICS, bare
 
@@ -77,7 +76,7 @@ def pipeline_usage(
         "fill-mask": ("transformers", "model({given})[0]"),
         "text-classification": ("transformers", "model({given})"),
         "summarization": ("hf_genai", "model({given})"),
-        "question-answering": ("hf_genai", f"model({{given}}, max_answer_len={LONGEST_ANSWER})"),
+        "question-answering": ("hf_genai", "model({given})"),
         "text2text-generation": ("hf_genai", "model({given})"),
     }
     if task == "token-classification" and example is not None:  # the pipeline's words are pieces, or run together

@@ -13,6 +13,7 @@ from ..cards import CardData
 from ..data.plain_text import join_words
 from ..data.texts import TextData, load_texts
 from ..objectives.dialogue import as_messages
+from ..objectives.question_answering import unanswered_as_empty
 from .arguments import GenerationArguments, check_best_model, check_generation, check_training
 from .card import data_fields, flat_settings, name_on_hub, pipeline_usage
 from .finetuning_tasks import TASKS
@@ -168,6 +169,11 @@ def load_rows(data: TaskArguments, seed: int) -> TextData:
             )
         mapping = {old: new for old, new in zip(names, task.columns, strict=True) if old != new}
         rows = _with_class_names(rows.rename_columns(mapping))
+        if "answer_start" in task.columns:
+            try:
+                rows = unanswered_as_empty(rows)
+            except ValueError as error:
+                raise ValueError(f"{loaded.names[split]}, {split}: {error}") from error
         if "answer_start" in task.columns and rows.features["answer_start"].dtype == "string":  # as a .csv has it
             try:
                 rows = rows.cast_column("answer_start", Value("int64"))

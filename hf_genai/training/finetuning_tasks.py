@@ -26,7 +26,15 @@ from ..evaluation.task_scores import Scores, answer_scores, macro_f1, rouge, rou
 from ..objectives.causal_lm import CausalLMCollator
 from ..objectives.classification import label_names, tokenize_texts
 from ..objectives.dialogue import as_messages, recent_turns, tokenize_dialogues
-from ..objectives.question_answering import LONGEST_ANSWER, best_answers, from_squad, tokenize_questions
+from ..objectives.question_answering import (
+    LONGEST_ANSWER,
+    Window,
+    best_threshold,
+    find_answers,
+    from_squad,
+    margin_of_none,
+    tokenize_questions,
+)
 from ..objectives.tagging import tokenize_words
 from .loop import evaluate
 
@@ -62,6 +70,12 @@ class Task(ABC):
     @abstractmethod
     def collator(self) -> Any:
         """Return what makes a batch of rows."""
+
+    def prepare(self, model: Any) -> None:  # noqa: B027
+        """Put into the model's config what its pipeline has to know to do what is trained and scored here."""
+
+    def calibrate(self, trainer: Any, texts: Dataset, rows: Dataset) -> None:  # noqa: B027
+        """Choose on validation rows what is not learned, before the trained model is scored."""
 
     @abstractmethod
     def score(self, trainer: Any, texts: Dataset, rows: Dataset) -> tuple[Scores, Samples]:
@@ -191,6 +205,23 @@ class QuestionAnswering(Task):
     main_metric, pipeline_tag = "f1", "question-answering"
     label_names = ("start_positions", "end_positions")
 
+    def config(self, texts: Dataset) -> dict[str, Any]:
+        data = self.arguments.data
+        stride = min(data.stride, data.max_length // 3)
+        self.settings = {
+            "max_answer_len": LONGEST_ANSWER,
+            "max_seq_len": data.max_length,
+            "doc_stride": stride,
+            "max_question_len": max(1, data.max_length - stride - self.tokenizer.num_special_tokens_to_add(True) - 1),
+            "align_to_words": False,
+            "handle_impossible_answer": "" in texts["answer"],
+            "null_score_diff_threshold": 0.0,
+        }
+        return {}
+
+    def prepare(self, model: Any) -> None:
+        model.config.task_specific_params = {self.pipeline_tag: self.settings}
+
     def tokenize(self, texts: Dataset) -> Dataset:
         data = self.arguments.data
         return tokenize_questions(texts, self.tokenizer, data.max_length, min(data.stride, data.max_length // 3))
@@ -201,14 +232,54 @@ class QuestionAnswering(Task):
             [{k: v for k, v in example.items() if k not in ("row", "offsets")} for example in examples]
         )
 
+    def calibrate(self, trainer: Any, texts: Dataset, rows: Dataset) -> None:
+        if not self.settings["handle_impossible_answer"]:
+            return
+        found = self._find(trainer, texts, rows)
+        gains = [
+            answer_scores([""], [references])["f1"] - answer_scores([text], [references])["f1"]
+            for (text, _), references in zip(found, self._references(texts), strict=True)
+        ]
+        self.settings["null_score_diff_threshold"] = best_threshold([margin for _, margin in found], gains)
+        self.prepare(trainer.model)
+
     def score(self, trainer: Any, texts: Dataset, rows: Dataset) -> tuple[Scores, Samples]:
-        predictions = trainer.predict(rows, ignore_keys=UNSCORED).predictions
-        answers = best_answers(
-            texts["context"][:], rows, predictions[0], predictions[1], 5, max_answer_length=LONGEST_ANSWER
-        )
-        found = [row[0].text if row else "" for row in answers]
+        threshold = self.settings["null_score_diff_threshold"]
+        may_be_none = self.settings["handle_impossible_answer"]
+        found = [
+            "" if may_be_none and margin > threshold else text for text, margin in self._find(trainer, texts, rows)
+        ]
         samples = list(zip(texts["question"][:5], texts["answer"][:5], found[:5], strict=True))
-        return answer_scores(found, self._references(texts)), samples
+        return self._scores(found, texts), samples
+
+    def _find(self, trainer: Any, texts: Dataset, rows: Dataset) -> list[tuple[str, float]]:
+        """Return the best answer to each question, and the margin of there being none."""
+        predictions = trainer.predict(rows, ignore_keys=UNSCORED).predictions
+        windows: list[list[Window]] = [[] for _ in range(len(texts))]
+        for row, offsets, starts, ends in zip(rows["row"], rows["offsets"], *predictions[:2], strict=True):
+            spans = [None if begin < 0 else (begin, end) for begin, end in offsets]
+            windows[row].append(Window(spans, starts[: len(spans)], ends[: len(spans)]))  # windows come padded
+        found = []
+        for context, own in zip(texts["context"], windows, strict=True):
+            answers, nothing = find_answers(context, own, max_answer_len=LONGEST_ANSWER)
+            found.append((answers[0]["answer"] if answers else "", margin_of_none(answers, nothing)))
+        return found
+
+    def _scores(self, found: Sequence[str], texts: Dataset) -> Scores:
+        """Return exact match and F1, and where some questions have no answer, both for either kind, as SQuAD 2 does.
+
+        Reference: Rajpurkar, Jia and Liang (2018), arXiv:1806.03822.
+        """
+        references = self._references(texts)
+        scores = answer_scores(found, references)
+        kinds = {"HasAns": [any(own) for own in references], "NoAns": [not any(own) for own in references]}
+        if not all(kinds["HasAns"]):
+            for name, chosen in kinds.items():
+                of_kind = [(text, own) for text, own, wanted in zip(found, references, chosen, strict=True) if wanted]
+                if of_kind:
+                    own_scores = answer_scores(*zip(*of_kind, strict=True))
+                    scores |= {f"{name}_{metric}": value for metric, value in own_scores.items()}
+        return scores
 
     def _references(self, texts: Dataset) -> list[list[str]]:
         several = self.optional_columns[0]
@@ -219,7 +290,10 @@ class QuestionAnswering(Task):
 
     def baselines(self, train: Dataset, texts: Dataset) -> dict[str, Scores]:
         first = [first_sentence(context) for context in texts["context"]]
-        return {"first sentence of the text": answer_scores(first, self._references(texts))}
+        found = {"first sentence of the text": self._scores(first, texts)}
+        if "" in texts["answer"]:
+            found["no answer to any question"] = self._scores([""] * len(texts), texts)
+        return found
 
 
 class Summarisation(Task):

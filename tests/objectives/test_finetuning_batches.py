@@ -1,5 +1,7 @@
 """Dialogue, classification, tagging and question answering: what is learned, and from where."""
 
+import math
+
 import numpy as np
 import pytest
 from datasets import Dataset
@@ -9,7 +11,15 @@ from hf_genai.data import train_tokenizer
 from hf_genai.objectives import dialogue
 from hf_genai.objectives.classification import label_names, tokenize_texts
 from hf_genai.objectives.dialogue import CHAT_TEMPLATE, recent_turns, tokenize_dialogues
-from hf_genai.objectives.question_answering import best_answers, best_spans, token_span, tokenize_questions
+from hf_genai.objectives.question_answering import (
+    Window,
+    best_spans,
+    best_threshold,
+    find_answers,
+    margin_of_none,
+    token_span,
+    tokenize_questions,
+)
 from hf_genai.objectives.tagging import align, tokenize_words, words_of_tokens
 
 CONTEXT = "Gold is a chemical element. It was known in antiquity, and melts at a high temperature."
@@ -166,29 +176,85 @@ def test_windows_overlap_and_those_without_the_answer_point_to_the_first_token(t
 
 
 def test_the_best_answer_is_the_likeliest_span_of_all_windows(tokenizer):
-    windows = tokenize_questions(Dataset.from_dict(questions()), tokenizer, max_length=24, stride=6)
-    length = max(len(ids) for ids in windows["input_ids"])
-    starts, ends = np.zeros((len(windows), length)), np.zeros((len(windows), length))
-    where = next(place for place, window in enumerate(windows) if window["start_positions"])
-    starts[where, windows[where]["start_positions"]] = 5
-    ends[where, windows[where]["end_positions"]] = 4
-    ends[where, 0] = 50  # a token of the question is no answer
-    (answers,) = best_answers([CONTEXT], windows, starts, ends, n_best=3)
-    assert answers[0].text.strip() == "chemical element"
-    assert answers[0].score == 9
-    assert [answer.score for answer in answers] == sorted((answer.score for answer in answers), reverse=True)
-    assert len({(answer.text, answer.start) for answer in answers}) == len(answers)
+    rows = tokenize_questions(Dataset.from_dict(questions()), tokenizer, max_length=24, stride=6)
+    windows = []
+    for row in rows:
+        starts, ends = np.zeros((2, len(row["offsets"])))
+        if row["start_positions"]:
+            starts[row["start_positions"]], ends[row["end_positions"]] = 9, 8
+        else:
+            starts[0] = ends[0] = 9
+        ends[1] = 50  # a token of the question is no answer
+        windows.append(Window([None if begin < 0 else (begin, end) for begin, end in row["offsets"]], starts, ends))
+    answers, nothing = find_answers(CONTEXT, windows, top_k=3)
+    assert answers[0]["answer"] == CONTEXT[answers[0]["start"] : answers[0]["end"]] == "chemical element"
+    assert answers[0]["score"] > 0.9 > 0.1 > nothing
+    assert [answer["score"] for answer in answers] == sorted((answer["score"] for answer in answers), reverse=True)
+    assert len({answer["answer"].lower() for answer in answers}) == len(answers) == 3
 
 
-def test_an_answer_of_two_windows_has_the_better_score_and_is_no_longer_than_asked():
-    windows = {"row": [0, 0], "offsets": [[[-1, -1], [0, 4]]] * 2}
-    for scores in ([1.0, 5.0], [5.0, 1.0]):
-        starts = np.array([[0.0, score] for score in scores])
-        (answers,) = best_answers(["Gold"], windows, starts, np.zeros((2, 2)))  # type: ignore[arg-type]
-        assert [(answer.text, answer.score) for answer in answers] == [("Gold", 5.0)]
+def test_an_answer_is_no_longer_than_asked():
     starts, ends = np.array([5.0, 4.0, 0.0]), np.array([0.0, 0.0, 5.0])
     for longest, span in ((3, (0, 2, 10.0)), (2, (1, 2, 9.0)), (1, (0, 0, 5.0))):
         assert best_spans(starts, ends, [True] * 3, 1, longest) == [span]
+
+
+def test_there_is_no_answer_where_the_first_token_is_likelier_in_every_window():
+    def window(first: float, span: float) -> Window:
+        logits = np.array([first, 0.0, span])
+        return Window([None, None, (0, 4)], logits, logits)
+
+    for first, span, none in ((5.0, 2.0, True), (2.0, 5.0, False)):
+        answers, nothing = find_answers("Gold", [window(first, span)])
+        assert margin_of_none(answers, nothing) == pytest.approx(2 * (first - span))
+        assert (nothing > answers[0]["score"]) == none
+    answers, nothing = find_answers("Gold", [window(5.0, 2.0), window(2.0, 5.0)])  # one of two may hold it
+    assert answers[0]["answer"] == "Gold" and margin_of_none(answers, nothing) < 0
+    assert margin_of_none([], 0.5) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("margins", "gains", "silent"),
+    [
+        ([3.0, 1.0, -2.0], [1.0, -1.0, -1.0], [True, False, False]),  # answers stand where 0 would see none
+        ([3.0, -1.0, -2.0], [1.0, 1.0, -1.0], [True, True, False]),
+        ([3.0, 1.0, -2.0], [1.0, 1.0, -1.0], [True, True, False]),
+        ([3.0, 1.0], [-1.0, -0.5], [False, False]),
+        ([-3.0, -1.0], [1.0, 0.5], [True, True]),
+    ],
+)
+def test_the_threshold_is_that_of_the_best_score(margins, gains, silent):
+    threshold = best_threshold(margins, gains)
+    assert [margin > threshold for margin in margins] == silent
+
+
+def test_the_threshold_stays_0_where_that_is_as_good():
+    assert best_threshold([5.0, -5.0], [1.0, -1.0]) == 0
+    assert best_threshold([], []) == 0
+
+
+def test_a_question_without_an_answer_points_to_the_first_token(tokenizer):
+    none = {**questions(), "answer": [""], "answer_start": [0]}
+    windows = tokenize_questions(Dataset.from_dict(none), tokenizer, max_length=24, stride=6)
+    assert set(windows["start_positions"]) == set(windows["end_positions"]) == {0}
+
+
+def test_answers_inside_of_tokens_are_counted_in_a_warning(caplog):
+    context = "田中さんは大阪へ行って蕎麦を食べました。"
+    rows = Dataset.from_dict(
+        {**{"question": ["何"] * 2, "context": [context] * 2}, "answer": ["大阪", "蕎麦"], "answer_start": [5, 11]}
+    )
+    glued = train_tokenizer([context] * 3, vocab_size=400)
+    assert len(glued.tokenize(context)) < 5
+    tokenize_questions(rows, glued, max_length=60, stride=4)
+    assert "2 of 2 answers do not begin and end at token boundaries" in caplog.text
+    caplog.clear()
+    apart = train_tokenizer([context] * 3, vocab_size=400, unspaced_alone=True)
+    windows = tokenize_questions(rows, apart, max_length=60, stride=4)
+    assert not caplog.text
+    for window, answer in zip(windows, ("大阪", "蕎麦"), strict=True):
+        begin, end = window["offsets"][window["start_positions"]][0], window["offsets"][window["end_positions"]][1]
+        assert context[begin:end] == answer
 
 
 def test_answers_that_do_not_stand_where_they_should_are_refused(tokenizer):

@@ -107,28 +107,99 @@ def test_each_task_ends_in_a_folder_with_scores_baselines_and_samples(task, tmp_
         assert config.id2label == {0: "cat", 1: "dog"}
 
 
-@pytest.mark.parametrize("form", [dict, list])
-def test_questions_may_have_the_form_of_squad(form, tmp_path, caplog):
-    path = tmp_path / "squad.jsonl"
-    rows = []
-    for number in range(30):
-        answers = (
-            {"text": [f"p{number}", "at"], "answer_start": [8, 5]} if number else {"text": [], "answer_start": []}
-        )
-        if form is list:
-            answers = [dict(zip(answers, pair, strict=True)) for pair in zip(*answers.values(), strict=True)]
-        rows.append(
-            {"id": number, "context": f"dogs at p{number}", "question": f"where {number}?", "answers": answers}
-        )
-    path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+def questions(path: Path) -> list[dict]:
+    """Return the rows that the recipe makes of a file of questions, in the order of the contexts."""
     options = ["--task", "qa", "--data", str(path), "--validation_data", "0.3", "--test_data", "0.3"]
     arguments = parse_finetune_arguments([*options, "--model", "{model_type: genai_bert}", "--output_dir", "unused"])
     loaded = load_rows(arguments.data, seed=0)
     found = [row for split in (loaded.train, loaded.validation, loaded.test) for row in split]
-    assert len(found) == 29 and "1 of 30 questions have no answer" in caplog.text
+    return sorted(found, key=lambda row: row["context"])
+
+
+ANSWERED = [(f"where {number}?", f"dogs at p{number}", f"p{number}" if number % 3 else "") for number in range(30)]
+
+
+@pytest.mark.parametrize("form", [dict, list])
+def test_questions_may_have_the_form_of_squad(form, tmp_path):
+    rows = []
+    for asked, context, answer in ANSWERED:
+        answers = {"text": [answer, "at"], "answer_start": [8, 5]} if answer else {"text": [], "answer_start": []}
+        if form is list:
+            answers = [dict(zip(answers, pair, strict=True)) for pair in zip(*answers.values(), strict=True)]
+        rows.append({"id": asked, "context": context, "question": asked, "answers": answers})
+    (tmp_path / "squad.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    found = questions(tmp_path / "squad.jsonl")
+    assert {(row["question"], row["context"], row["answer"]) for row in found} == set(ANSWERED)
     for row in found:
-        assert row["context"][row["answer_start"] :] == row["answer"]
-        assert row["reference_answers"] == [row["answer"], "at"]
+        assert row["context"][row["answer_start"] :][: len(row["answer"])] == row["answer"]
+        assert row["reference_answers"] == ([row["answer"], "at"] if row["answer"] else [""])
+
+
+@pytest.mark.parametrize("nothing", [("", 0), ("", -1), (None, None), ("", None)])
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_a_question_without_an_answer_is_written_in_several_ways_and_read_in_one(nothing, kind, tmp_path):
+    names = ("question", "context", "answer", "answer_start")
+    rows = [(asked, context, *((answer, 8) if answer else nothing)) for asked, context, answer in ANSWERED]
+    table = Dataset.from_list([dict(zip(names, row, strict=True)) for row in rows])
+    path = tmp_path / f"rows.{kind}"
+    {"jsonl": table.to_json, "csv": table.to_csv, "parquet": table.to_parquet}[kind](str(path))
+    expected = [(asked, context, answer, 8 if answer else 0) for asked, context, answer in ANSWERED]
+    assert {tuple(row[name] for name in names) for row in questions(path)} == set(expected)
+
+
+def test_a_place_without_an_answer_is_refused(tmp_path):
+    rows = [dict(zip(("question", "context", "answer"), row, strict=True), answer_start=8) for row in ANSWERED]
+    with pytest.raises(ValueError, match="has no answer, but answer_start 8"):
+        questions(Path(write(tmp_path / "rows.jsonl", rows)))
+
+
+def answerable(number: int) -> dict:
+    town = ["Rome", "Oslo", "Bonn", "Lima"][number % 4]
+    context = f"Anna lives in {town}, and likes tea {number}."
+    if number % 2:
+        return {"question": "What is the price of gold?", "context": context, "answer": "", "answer_start": 0}
+    asked = "Where does Anna live?"
+    return {"question": asked, "context": context, "answer": town, "answer_start": context.index(town)}
+
+
+@pytest.fixture(scope="module")
+def answering(tmp_path_factory):
+    """A run on questions of which every second has no answer: its folder, its results and its test rows."""
+    folder = tmp_path_factory.mktemp("answering")
+    write(folder / "test.jsonl", test := [answerable(number) for number in range(200, 224)])
+    options = ["--test_data", str(folder / "test.jsonl"), "--learning_rate", "3e-3", "--max_steps", "150"]
+    results = run("qa", folder / "run", *options, "--max_rows", "96", rows=[answerable(n) for n in range(160)])
+    return folder / "run", results, test
+
+
+def test_questions_without_an_answer_are_learned_and_scored_as_in_squad_2(answering):
+    folder, results, _ = answering
+    scores = results["scores"]
+    kinds = ("HasAns_exact_match", "HasAns_f1", "NoAns_exact_match", "NoAns_f1")
+    assert scores["exact_match"] > 0.9 and all(scores[kind] > 0.8 for kind in kinds)
+    assert results["baselines"]["no answer to any question"]["NoAns_f1"] == 1
+    assert results["baselines"]["no answer to any question"]["exact_match"] == 0.5
+    card = (folder / "README.md").read_text("utf-8")
+    assert "HasAns" in card and "NoAns" in card
+
+
+def test_the_pipeline_of_a_saved_model_gives_the_answers_that_were_scored(answering):
+    folder, results, test = answering
+    found = hf_genai.pipeline("question-answering", model=str(folder))(
+        [{name: row[name] for name in ("question", "context")} for row in test]
+    )
+    right = sum(own["answer"] == row["answer"] for own, row in zip(found, test, strict=True))
+    assert right / len(test) == pytest.approx(results["scores"]["exact_match"], abs=1e-4)
+    assert [own["answer"] for own in found[:5]] == [sample[2] for sample in results["samples"]]
+
+
+def test_the_settings_that_were_scored_stand_in_the_config_for_the_pipeline(answering):
+    settings = AutoConfig.from_pretrained(answering[0]).task_specific_params["question-answering"]
+    assert settings["handle_impossible_answer"] is True
+    assert settings["max_seq_len"] == 192 and settings["doc_stride"] == 48
+    pipe = hf_genai.pipeline("question-answering", model=str(answering[0]), null_score_diff_threshold=1e9)
+    asked = {"question": "What is the price of gold?", "context": "Anna lives in Rome, and likes tea 1."}
+    assert pipe(asked)["answer"] and not pipe(asked, null_score_diff_threshold=-1e9)["answer"]
 
 
 def test_an_answer_is_scored_by_the_nearest_reference_and_places_may_come_from_a_table(tmp_path):
