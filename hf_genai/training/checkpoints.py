@@ -6,12 +6,21 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 
 from ..model_folder import check_checkpoint
 
 logger = logging.getLogger(__name__)
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_PICKLES = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"}
+# beside what torch knows: arrays of random states, and what DeepSpeed's files hold, which are numbers with a name
+_HARMLESS = {
+    *(f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")),
+    *("numpy.ndarray", "numpy.dtype"),
+    *(f"deepspeed.runtime.fp16.loss_scaler.{name}" for name in ("LossScaler", "DynamicLossScaler")),
+    *("deepspeed.runtime.zero.config.ZeroStageEnum", "deepspeed.utils.tensor_fragment.fragment_address"),
+}
 
 
 def _checkpoints(folder: str | os.PathLike) -> list[Path]:
@@ -23,7 +32,8 @@ def _checkpoints(folder: str | os.PathLike) -> list[Path]:
 def checkpoint_fault(folder: str | os.PathLike) -> str | None:
     """Return why a checkpoint cannot be resumed from, None if it is whole.
 
-    Found are an unfinished save (marker file), missing files, and weights or optimizer states that were cut off.
+    Found are an unfinished save (marker file), missing files, weights or optimizer states that were cut off, and
+    pickles that would run code.
     """
     try:
         check_checkpoint(Path(folder))
@@ -32,6 +42,31 @@ def checkpoint_fault(folder: str | os.PathLike) -> str | None:
     for name in ("trainer_state.json", "optimizer.pt", "scheduler.pt"):
         if not (Path(folder) / name).is_file():
             return f"{name} is missing"
+    return pickle_fault(folder)
+
+
+def pickle_fault(folder: str | os.PathLike) -> str | None:
+    """Return which pickle of a checkpoint asks for more than tensors, numbers and names when it is read, None if none.
+
+    A pickle can run any code. torch and transformers load what they wrote by `weights_only`, Accelerate and DeepSpeed
+    some files without: what passes here does no harm in either way.
+    """
+    from numpy import dtypes
+    from torch.serialization import get_unsafe_globals_in_checkpoint
+
+    for path in sorted(Path(folder).rglob("*")):
+        name = path.relative_to(folder)
+        if path.name == ".metadata" or path.suffix == ".distcp":
+            return f"{name} is of a checkpoint in pieces, which cannot be read without running pickles"
+        if path.name == "training_args.bin" or path.suffix not in _PICKLES or not path.is_file():
+            continue  # nobody reads the arguments
+        try:
+            unknown = set(get_unsafe_globals_in_checkpoint(path)) - _HARMLESS
+        except (ValueError, RuntimeError, UnpicklingError) as error:
+            return f"{name} cannot be checked for code, so that it is not read: {error}"
+        unknown -= {f"numpy.dtypes.{each}" for each in dir(dtypes)}
+        if unknown:
+            return f"{name} would run {', '.join(sorted(unknown))} when it is read: take a checkpoint of your own"
     return None
 
 

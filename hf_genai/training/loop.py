@@ -30,6 +30,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from ..files import read_json
+from .checkpoints import pickle_fault
 from .optim import make_optimizer
 from .trainer import StopOnSignal, TrainingInterrupted
 
@@ -222,17 +223,29 @@ def train(
             )
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = size  # else read from a data loader
         plugin.deepspeed_config["gradient_clipping"] = options.max_grad_norm or 0.0  # it clips by itself
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin and plugin.state_dict_type.name != "FULL_STATE_DICT":
+        raise ValueError(
+            f"fsdp_state_dict_type must be FULL_STATE_DICT, not {plugin.state_dict_type.name}: checkpoints in pieces"
+            " cannot be read without running pickles"
+        )
     optimizer = make_optimizer(model, options.learning_rate, options.weight_decay, options.adam_betas)
     scheduler = options.schedule(optimizer)
     model, optimizer = accelerator.prepare(model, optimizer)
     accelerator.prepared_model = model  # for `whole_model`: an attribute of our own
-    accelerator.register_for_checkpointing(scheduler)
     batch_size = size * options.gradient_accumulation_steps * accelerator.num_processes
     batches, history = Batches(rows, collate, batch_size, options.seed), History()
     settings = {"batch_size": batch_size, "rows": len(rows)}
     settings |= {name: getattr(options, name) for name in ("seed", "learning_rate", "weight_decay", "adam_betas")}
     settings = json.loads(json.dumps(settings))  # as a checkpoint has them
+
+    def save(step: int) -> Path:
+        facts = {"settings": settings, "schedule": scheduler.state_dict()}
+        return save_checkpoint(accelerator, history, options.output_dir, step, facts)
+
     if resume_from:
+        if fault := checkpoint_fault(resume_from):
+            raise ValueError(f"resume_from: cannot go on from {resume_from}: {fault}")
         saved = read_json(Path(resume_from) / "history.json")
         for name, value in saved.pop("settings").items():
             if value != settings[name]:
@@ -240,6 +253,8 @@ def train(
                     f"{resume_from} belongs to a run whose {name} is {value}, not {settings[name]}: it cannot go on"
                 )
         accelerator.load_state(resume_from)
+        schedule = saved.pop("schedule")
+        scheduler.load_state_dict({name: schedule[name] for name in scheduler.state_dict()})
         history = History(**{**saved, "evaluations": {int(s): loss for s, loss in saved["evaluations"].items()}})
     start = len(history.losses)
     unread: list[Tensor] = []
@@ -274,7 +289,7 @@ def train(
                 history.evaluations[step] = evaluate(model, accelerator, validation, collate, size)
                 logger.info("step %d: held-out loss %.4f nats per token", step, history.evaluations[step])
             if saved_now:
-                folder = save_checkpoint(accelerator, history, options.output_dir, step, settings)
+                folder = save(step)
                 if stopped:
                     raise interrupted(stopped, folder, step, options)
             began = time.perf_counter()
@@ -282,7 +297,7 @@ def train(
         if validation is not None and options.max_steps not in history.evaluations:
             history.evaluations[options.max_steps] = evaluate(model, accelerator, validation, collate, size)
         if stopped := signal_of_any(accelerator, stop.received):  # in the last evaluation
-            folder = save_checkpoint(accelerator, history, options.output_dir, options.max_steps, settings)
+            folder = save(options.max_steps)
             raise interrupted(stopped, folder, options.max_steps, options)
     return history
 
@@ -335,9 +350,12 @@ def whole_model(model_class: type, model: Any, accelerator: Accelerator) -> Any:
 
 
 def save_checkpoint(
-    accelerator: Accelerator, history: History, output_dir: str, step: int, settings: dict[str, Any]
+    accelerator: Accelerator, history: History, output_dir: str, step: int, facts: dict[str, Any]
 ) -> Path:
     """Write a checkpoint beside the old one, and delete that only when the new one is whole.
+
+    Args:
+        facts: what history.json holds besides the history: the settings, and the state of the schedule.
 
     Raises:
         OSError: it could not be written (full disk); what was there before is as it was.
@@ -347,7 +365,7 @@ def save_checkpoint(
     try:
         accelerator.save_state(str(unfinished))
         if accelerator.is_main_process:
-            (unfinished / "history.json").write_text(json.dumps({**asdict(history), "settings": settings}))
+            (unfinished / "history.json").write_text(json.dumps({**asdict(history), **facts}))
     except (OSError, RuntimeError, SafetensorError) as error:  # torch.save raises RuntimeError on a full disk
         shutil.rmtree(unfinished, ignore_errors=True)
         raise OSError(f"could not save {folder}: {error}. Earlier checkpoints are as they were; make room") from error
@@ -364,7 +382,15 @@ def save_checkpoint(
 
 def checkpoint_fault(folder: str | os.PathLike) -> str | None:
     """Return why a checkpoint of this loop cannot be gone on from, None if it is whole."""
-    return None if (Path(folder) / "history.json").is_file() else "history.json is missing"
+    try:
+        lacking = {"settings", "schedule", "losses", "evaluations"} - set(read_json(Path(folder) / "history.json"))
+    except FileNotFoundError:
+        return "history.json is missing"
+    except (OSError, ValueError) as error:
+        return str(error)
+    if custom := sorted(path.name for path in Path(folder).glob("custom_checkpoint_*")):
+        return f"{custom[0]} is a pickle, which can run any code: it is not read"
+    return f"history.json lacks {', '.join(sorted(lacking))}" if lacking else pickle_fault(folder)
 
 
 def summary(history: History) -> dict[str, Any]:

@@ -1,7 +1,10 @@
 import errno
+import pickle
+import random
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -41,6 +44,40 @@ def test_a_checkpoint_cut_in_half_or_lacking_a_file_is_not_resumed_from(tmp_path
     assert checkpoint_to_resume(tmp_path, "true") == str(good)  # 10 is newer than 9, but broken
     with pytest.raises(ValueError, match="checkpoint-10"):
         checkpoint_to_resume(tmp_path, str(bad))
+
+
+class Hostile:
+    """What writes a file when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt", "pytorch_model.bin"])
+@pytest.mark.parametrize("form", ["torch", "protocol 4", "legacy", "pickle"])
+def test_a_checkpoint_with_a_pickle_that_runs_code_is_refused_and_runs_none(tmp_path, name, form):
+    folder, ran = make_checkpoint(tmp_path / "checkpoint-3"), tmp_path / "ran"
+    content = {"state": torch.ones(2), "hostile": Hostile(ran)}
+    options = {"protocol 4": {"pickle_protocol": 4}, "legacy": {"_use_new_zipfile_serialization": False}}
+    if form == "pickle":
+        (folder / name).write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, folder / name, **options.get(form, {}))
+    for asked in ("true", str(folder)):
+        with pytest.raises(ValueError):
+            checkpoint_to_resume(tmp_path, asked)
+    assert name in checkpoint_fault(folder)
+    assert not ran.exists()
+
+
+def test_random_states_are_no_code(tmp_path):
+    folder = make_checkpoint(tmp_path / "checkpoint-3")
+    states = {"python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.get_rng_state()}
+    torch.save(states, folder / "rng_state.pth")
+    assert checkpoint_fault(folder) is None
 
 
 def test_an_unfinished_checkpoint_is_skipped_with_a_warning(tmp_path, caplog):

@@ -346,6 +346,31 @@ def test_two_processes_draw_the_curve_of_one(tmp_path):
     torch.testing.assert_close(saved(ids).logits, trained.eval()(ids).logits, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["optimizer.bin", "random_states_0.pkl", "custom_checkpoint_0.pkl", "x/.metadata"])
+def test_no_pickle_of_a_checkpoint_runs_code(name, tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return open, (str(tmp_path / "ran"), "w")
+
+    run(tmp_path, save_steps=10)
+    path = tmp_path / "checkpoint-10" / name
+    path.parent.mkdir(exist_ok=True)
+    with path.open("wb") as file:
+        torch.save({"last_epoch": 10, "hostile": Hostile()}, file)
+    with pytest.raises(ValueError, match=name):
+        run(tmp_path, resume_from=str(tmp_path / "checkpoint-10"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_goes_on_with_its_learning_rate_and_holds_no_pickle_of_the_schedule(tmp_path):
+    run(tmp_path, save_steps=10)
+    folder = tmp_path / "checkpoint-10"
+    assert not list(folder.glob("custom_checkpoint*"))
+    assert json.loads((folder / "history.json").read_text())["schedule"]["last_epoch"] == 10
+    (folder / "history.json").write_text("[]")
+    assert "must hold an object" in loop.checkpoint_fault(folder)
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     run(tmp_path, save_steps=5)
     others = {"per_device_batch_size": 4, "learning_rate": 1e-2, "seed": 7, "weight_decay": 0.2}
