@@ -47,10 +47,11 @@ class StackKwargs(TransformersKwargs, total=False):
 
 
 class EncoderKwargs(StackKwargs, total=False):
-    """What an encoder takes: generate() hands it what is for the decoder, too."""
+    """What an encoder takes: generate() hands it what is for the decoder, too, and Trainer generate() the labels."""
 
     cache: Cache | None
     past_key_values: Cache | None
+    labels: Tensor | None
     skip_logits: bool | None
     logits_to_keep: int | Tensor
 
