@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 TARGET_TOKENIZER = "target_tokenizer"
 _METRIC_NAMES = {"bleu": "BLEU", "chrf": "chrF", "exact_match": "Exact match", "f1": "F1"}
@@ -25,7 +26,7 @@ class CardData:
         base_model: Name on the Hub of the model that was trained further.
         languages: Language codes, source first.
         repo_id: The model's name on the Hub, if it is known; else the folder's name, which `push` replaces.
-        usage: Code in which MODEL_ID stands for the model; `push` gives a line `model_id = "MODEL_ID"` the name there.
+        usage: Code with a line `model_id = "MODEL_ID"`, which is given the model's name, by `push` that on the Hub.
         usage_output: What the code printed. None: `save_for_hub` runs the code on the saved folder.
         data_synthetic: True: made by a program. False: written by people. None: not known.
         dataset_id: Name of the data set on the Hub, only if it lies there.
@@ -81,6 +82,16 @@ class CardData:
     citation: str | None = None
 
 
+def name_model(text: str, name: str) -> str:
+    """Return code, or a card with code, whose line `model_id = "..."` names the model, quoted as code needs it."""
+    return re.sub(r'(?m)^model_id = ".*"$', lambda _: f"model_id = {quoted(name)}", text, count=1)
+
+
+def quoted(text: str) -> str:
+    """Return a text as code has it, in double quotes."""
+    return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", json.dumps(text, ensure_ascii=False))
+
+
 def usage_snippet(text: str, two_tokenizers: bool = False) -> str:
     """Return code that opens a sequence-to-sequence model by the Auto classes and prints its output for `text`.
 
@@ -92,7 +103,7 @@ def usage_snippet(text: str, two_tokenizers: bool = False) -> str:
         'model_id = "MODEL_ID"',
         "tokenizer = AutoTokenizer.from_pretrained(model_id, trust_remote_code=True)",
         "model = AutoModelForSeq2SeqLM.from_pretrained(model_id, trust_remote_code=True)",
-        f'inputs = tokenizer({json.dumps(text, ensure_ascii=False)}, return_tensors="pt")',
+        f'inputs = tokenizer({quoted(text)}, return_tensors="pt")',
         "output_ids = model.generate(**inputs, num_beams=5, max_new_tokens=100)",
         "print(tokenizer.decode(output_ids[0], skip_special_tokens=True))",
     ]
@@ -117,15 +128,16 @@ def render_card(card: CardData) -> str:
     metrics = list(dict.fromkeys([*card.scores, *(metric for row in card.baselines.values() for metric in row)]))
     rows = {"This model": card.scores, **{f"Baseline: {name}": row for name, row in card.baselines.items()}}
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters["cell"] = _cell
+    environment.filters |= {"cell": _cell, "text": _text, "code": _code, "fenced": _fenced, "quote": quote}
     template = environment.from_string((Path(__file__).parent / "templates" / "model_card.md").read_text("utf-8"))
     text = template.render(
-        card=replace(card, usage=card.usage and card.usage.replace("MODEL_ID", card.repo_id or "MODEL_ID")),
+        card=replace(card, usage=card.usage and name_model(card.usage, card.repo_id or "MODEL_ID")),
         card_data=_metadata(card).to_yaml(),
         metrics=[_METRIC_NAMES.get(metric, metric) for metric in metrics],
         rows={name: [_figure(row.get(metric)) for metric in metrics] for name, row in rows.items()} if metrics else {},
     )
     text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    text = text.encode("utf-8", "replace").decode()  # half a character cannot be written
     return str(ModelCard(text))  # parses the metadata once more, and raises if it does not come back
 
 
@@ -134,7 +146,7 @@ def _metadata(card: CardData) -> Any:
     from huggingface_hub import EvalResult, ModelCardData
 
     measured = {metric: value for metric, value in card.scores.items() if _is_number(value)}
-    name = card.data_name or card.dataset_id or "unnamed"
+    name = " ".join((card.data_name or card.dataset_id or "unnamed").split())
     results = [
         EvalResult(
             task_type=card.pipeline_tag,
@@ -159,7 +171,7 @@ def _metadata(card: CardData) -> Any:
         metrics=list(measured) or None,
     )
     if results:  # else the name would stand in the metadata as a key of its own
-        metadata.model_name, metadata.eval_results = card.title, results
+        metadata.model_name, metadata.eval_results = " ".join(card.title.split()), results
     return metadata
 
 
@@ -172,7 +184,36 @@ def _figure(value: Any) -> str:
     return f"{value:.{3 if abs(value) <= 1 else 2}f}" if _is_number(value) else "not measured"
 
 
+def _line(value: Any) -> str:
+    """Return text on one line that looks in Markdown and HTML as it is written."""
+    text = re.sub(r"([\\`*\[\]|~$]|\b_|_\b)", r"\\\1", " ".join(str(value).split()))
+    return re.sub(r"&(?=#?\w+;)", "&amp;", text).replace("<", "&lt;")
+
+
 def _cell(value: Any) -> str:
     """Return text that stays in one cell of a Markdown table and looks as it is written, or says that it is empty."""
-    text = " ".join(str(value).split()) or "(empty)"
-    return re.sub(r"([\\`*_\[\]|])", r"\\\1", text).replace("<", "&lt;")
+    return _line(value) or "(empty)"
+
+
+def _text(value: Any) -> str:
+    """Return paragraphs that look in Markdown and HTML as they are written: none begins a heading, list or table."""
+    paragraphs = [_line(part) for part in re.split(r"\n\s*\n", str(value))]
+    return "\n\n".join(re.sub(r"^(\d*)([-+=>.):#])", r"\1\\\2", part) for part in paragraphs if part)
+
+
+def _code(value: Any) -> str:
+    """Return text as code within a line."""
+    text = " ".join(str(value).split())
+    fence = "`" * (_longest_run(text) + 1)
+    space = " " if "`" in text else ""
+    return f"{fence}{space}{text}{space}{fence}"
+
+
+def _fenced(value: Any, language: str) -> str:
+    """Return a block of code that ends nowhere but behind its text."""
+    fence = "`" * max(3, _longest_run(str(value)) + 1)
+    return f"{fence}{language}\n{value}\n{fence}"
+
+
+def _longest_run(text: str) -> int:
+    return max(map(len, re.findall("`+", text)), default=0)

@@ -7,6 +7,7 @@
 Nothing heavy is imported until a function needs it.
 """
 
+import ast
 import errno
 import logging
 import re
@@ -19,7 +20,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from .cards import TARGET_TOKENIZER, CardData, render_card, usage_snippet
+from .cards import TARGET_TOKENIZER, CardData, name_model, render_card, usage_snippet
+from .files import read_text
 from .model_folder import (
     CONFIGS,
     TOKENIZER_FILES,
@@ -27,9 +29,9 @@ from .model_folder import (
     check_checkpoint,
     code_files,
     files_to_push,
-    find_private,
-    private_patterns,
+    foreign_code,
 )
+from .privacy import clean_card, clean_json, clean_origins, find_private, words_of
 
 __all__ = [
     "CardData",
@@ -58,12 +60,15 @@ def save_for_hub(
 
     Everything is written and checked in a hidden folder inside; only then the old files make place, config.json last,
     so that neither a full disk nor a kill leaves less than before. Other files of the folder (checkpoints, logs) stay.
-    In the card and in JSON files a home folder becomes "~", a token or the host's name is cut out; a warning says so.
+    In the card and the attached JSON a home folder becomes "~", a token or the host's name is cut out; a warning says
+    so. What the model says, as its labels, stays. Code that a base model or its tokenizer asks for is left out: only
+    our own classes go with their code.
 
     Args:
         model: A transformers model.
         tokenizers: One tokenizer (or processor), or a pair: source in the folder, target in `target_tokenizer/`.
-        card: Its `usage` is run on the saved model and the output recorded; parameters are counted if not given.
+        card: Its `usage` is run on the saved model, without trust in any code but what is imported here, and the
+            output recorded; parameters are counted if not given.
         attachments: Files to copy in (results.json, a picture of attention).
         overwrite: Replace a model that the folder holds already.
 
@@ -84,14 +89,20 @@ def save_for_hub(
         source.save_pretrained(staging)
         if target is not source:
             target.save_pretrained(staging / TARGET_TOKENIZER)
+        for entry in foreign_code(staging, remove=True):
+            logger.warning("code that is not ours was left out: %s", entry)
+        said, words = clean_origins(staging), words_of(staging)
         for path in map(Path, attachments):
             shutil.copyfile(path, staging / path.name)
+            said += clean_json(staging / path.name, words) if path.suffix == ".json" else []
         if card.parameters is None:
             card = replace(card, parameters=sum(parameter.numel() for parameter in model.parameters()))
         if card.usage and card.usage_output is None:
             card = replace(card, usage_output=_run_usage(card.usage, staging))
-        (staging / "README.md").write_text(render_card(replace(card, repo_id=card.repo_id or folder.name)), "utf-8")
-        _clean(staging)
+        card, replaced = clean_card(replace(card, repo_id=card.repo_id or folder.name), words)
+        for line in said + replaced:
+            logger.warning("%s", line)
+        (staging / "README.md").write_text(render_card(card), "utf-8")
         check_checkpoint(staging)
         _swap(staging, previous, folder)
     except BaseException as error:
@@ -133,27 +144,22 @@ def _swap(staging: Path, previous: Path, folder: Path) -> None:
 
 
 def _run_usage(code: str, folder: Path) -> str | None:
-    """Return what the card's example prints when it is run on the folder; None, with a warning, if it fails."""
+    """Return what the card's example prints when it is run on the folder; None, with a warning, if it fails.
+
+    Our classes are known here: no code of the folder needs to be trusted, and none is.
+    """
     printed = StringIO()
     try:
+        tree = ast.parse(name_model(code, str(folder)))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
+                node.value = ast.copy_location(ast.Constant(False), node.value)
         with redirect_stdout(printed):
-            exec(code.replace("MODEL_ID", str(folder)), {})
+            exec(compile(tree, "the card's example", "exec"), {})
     except Exception as error:  # an example that fails must not cost the trained model
         logger.warning("the card shows no output of its example, which failed: %s: %s", type(error).__name__, error)
         return None
     return printed.getvalue().strip()
-
-
-def _clean(folder: Path) -> None:
-    """Take what is private out of the card and the JSON files, and say so."""
-    for path in sorted([*folder.glob("*.json"), *folder.glob(f"{TARGET_TOKENIZER}/*.json"), folder / "README.md"]):
-        text = old = path.read_text("utf-8")
-        for what, pattern, substitute in private_patterns(path):
-            text, count = pattern.subn(substitute, text)
-            if count:
-                logger.warning("%s: %s was replaced by %s (times: %d)", path.name, what, substitute, count)
-        if text != old:
-            path.write_text(text, "utf-8")
 
 
 def _disk_is_full(error: BaseException | None) -> bool:
@@ -194,7 +200,8 @@ def push(
         echo: Gets each line of the list.
 
     Raises:
-        ValueError: Not a whole model, something private in a text, a malformed `repo_id`, no token or a refused one.
+        ValueError: Not a whole model, something private in a text, code that is not ours, a file that is a link, a
+            malformed `repo_id`, no token or a refused one.
         ConnectionError: The Hub was not reached.
     """
     import huggingface_hub as hub
@@ -256,5 +263,4 @@ def push(
 
 def _card_for(folder: Path, repo_id: str) -> bytes:
     """Return the card with the model's name on the Hub in its example."""
-    text = (folder / "README.md").read_text("utf-8")
-    return re.sub(r'(?m)^model_id = ".*"$', f'model_id = "{repo_id}"', text).encode()
+    return name_model(read_text(folder / "README.md"), repo_id).encode()

@@ -1,19 +1,21 @@
-"""What lies in a model's folder: which files belong on the Hub, whether they are whole, what is private in them."""
+"""What lies in a model's folder: which files belong on the Hub, whether they are whole, whose code is with them."""
 
 import ast
-import getpass
+import json
 import re
-import socket
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from .cards import TARGET_TOKENIZER
 from .files import read_json, read_text
+from .registry import FAMILIES
 
 WEIGHTS = re.compile(r"(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+_PIECE = re.compile(r"\w[\w.-]*\.safetensors")  # a name without a folder
 INCOMPLETE_MARKER = "checkpoint-is-incomplete.txt"  # transformers' own name for it
 CONFIGS = {"config.json", "generation_config.json", "adapter_config.json"}
 TOKENIZER_FILES = {
@@ -30,11 +32,6 @@ TOKENIZER_FILES = {
 _DOCUMENTS = {"README.md", "LICENSE", "results.json"}
 _OWN_JSON = {*CONFIGS, *TOKENIZER_FILES, "results.json", "trainer_state.json", "history.json"}
 _PICTURES = {".png", ".jpg", ".jpeg", ".svg", ".webp", ".html"}
-_TEXT = {".json", ".md", ".txt", ".py", ".html", ".svg", ".jinja", ""}
-# a vocabulary is made of the data's words, and a host called "paris" would be found in it
-_VOCABULARIES = {"tokenizer.json", "vocab.json", "vocab.txt", "merges.txt"}
-# names that many machines share tell nothing, and stand in ordinary sentences
-_COMMON_NAMES = {"localhost", "host", "computer", "laptop", "desktop", "server", "runner", "root", "user", "admin"}
 
 
 def check_checkpoint(folder: str | Path) -> None:
@@ -108,31 +105,41 @@ def weight_files(folder: Path) -> list[str]:
     """Return the names of the weights that from_pretrained would read.
 
     Raises:
-        ValueError: There are none, or pieces are missing.
+        ValueError: There are none, pieces are missing, or the index names something else than a file of the folder.
     """
     if single := [name for name in ("model.safetensors", "adapter_model.safetensors") if (folder / name).is_file()]:
         return single
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         raise ValueError(f"folder ({folder}) is not a saved model: model.safetensors is missing")
-    pieces = sorted(set(read_json(index)["weight_map"].values()))
-    if lacking := [name for name in pieces if not (folder / name).is_file()]:
+    pieces = read_json(index).get("weight_map")
+    if not isinstance(pieces, dict) or not pieces:
+        raise ValueError(f"{index} must have a weight_map of tensors and files, not {pieces!r:.80}")
+    for tensor, name in pieces.items():
+        if not isinstance(name, str) or not _PIECE.fullmatch(name):
+            raise ValueError(f"{index}: weight_map[{tensor!r:.80}] must be a .safetensors file here, not {name!r:.80}")
+    if lacking := sorted(name for name in set(pieces.values()) if not (folder / name).is_file()):
         raise ValueError(f"folder ({folder}) lacks {', '.join(lacking)}, named by {index.name}")
-    return pieces
+    return sorted(set(pieces.values()))
 
 
 def files_to_push(folder: str | Path) -> dict[str, int]:
     """Return the files of a model that belong on the Hub, relative path -> bytes. Whatever is not known stays at home.
 
-    Weights, configs, tokenizers, the code that `auto_map` names with what it imports, the card with its pictures and
-    results.json. Never checkpoints, optimizer states, pickles, logs or hidden files.
+    Weights, configs, tokenizers, our code that `auto_map` names with what it imports, the card with its pictures and
+    results.json. Never checkpoints, optimizer states, pickles, logs, hidden files, links, or code of others.
 
     Raises:
-        ValueError: The folder is not a saved model; names what is missing.
+        ValueError: The folder is not a saved model, brings code that is not ours, or one of the files is a link.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise ValueError(f"folder ({folder}) is not a saved model: config.json is missing")
+    if foreign := foreign_code(folder):
+        raise ValueError(
+            f"folder ({folder}) brings code that is not hf_genai's: {'; '.join(foreign)}. Nothing was pushed; take it"
+            " out, or save the model by save_for_hub"
+        )
     names = weight_files(folder)
     if not WEIGHTS.fullmatch(names[0]) or "-of-" in names[0]:
         names.append("model.safetensors.index.json")
@@ -140,8 +147,14 @@ def files_to_push(folder: str | Path) -> dict[str, int]:
     names += [name for name in CONFIGS | TOKENIZER_FILES | _DOCUMENTS if (folder / name).is_file()]
     names += [f"{TARGET_TOKENIZER}/{name}" for name in TOKENIZER_FILES if (folder / TARGET_TOKENIZER / name).is_file()]
     if "README.md" in names:
-        links = re.findall(r"\]\(([^)\s]+)\)", read_text(folder / "README.md"))
-        names += [link for link in links if _is_own_picture(folder, Path(link))]
+        links = re.findall(r"(?<!\\)\]\(([^)\s]+)\)", read_text(folder / "README.md"))
+        names += [link for link in map(unquote, links) if _is_own_picture(folder, Path(link))]
+    for name in names:
+        for place in (Path(name), *Path(name).parents[:-1]):
+            if (folder / place).is_symlink():
+                raise ValueError(
+                    f"{folder / place} is a link to {(folder / place).readlink()}: push a copy of the file"
+                )
     return {name: (folder / name).stat().st_size for name in sorted(set(names))}
 
 
@@ -161,13 +174,15 @@ def code_files(folder: Path) -> list[str]:
         raise ValueError(
             f"{folder / 'config.json'} has no auto_map, so no Hub user could open it; save it with hf_genai"
         )
-    waiting = [name.split(".")[0] for name in _references(config.get("auto_map")) if "--" not in name]
+    auto_map = config.get("auto_map")
+    ours = [value for value in auto_map.values() if _is_ours(value)] if isinstance(auto_map, dict) else []
+    waiting = [reference.split(".")[0] for reference in ours]
     found: list[str] = []
     while waiting:
         name = waiting.pop() + ".py"
         if name in found:
             continue
-        if not (folder / name).is_file():
+        if not name.removesuffix(".py").isidentifier() or not (folder / name).is_file():
             raise ValueError(f"folder ({folder}) lacks {name}, which auto_map or another file of its code needs")
         found.append(name)
         tree = ast.walk(ast.parse(read_text(folder / name)))
@@ -177,40 +192,54 @@ def code_files(folder: Path) -> list[str]:
     return found
 
 
-def _references(auto_map: Mapping[str, Any] | None) -> Iterable[str]:
-    """Yield each "module.Class" (with "user/repo--" before it: code of another repository); tokenizers have a list."""
-    for value in (auto_map or {}).values():
-        yield from (reference for reference in ([value] if isinstance(value, str) else value) if reference)
+def foreign_code(folder: str | Path, remove: bool = False) -> list[str]:
+    """Return "file: key" for each class that is not ours and that transformers would load from a saved model's folder.
 
+    A tokenizer or configuration of a base model can bring such entries along, and they would run on each machine that
+    opens the model with trust_remote_code.
 
-def find_private(folder: str | Path) -> list[str]:
-    """Return "file:line: what" for each token, home folder and host name in the texts that would be pushed."""
-    found = []
-    for path in (Path(folder) / name for name in files_to_push(folder)):
-        if path.suffix in _TEXT:
-            lines = path.read_text("utf-8", errors="replace").splitlines()
-            for what, pattern, _ in private_patterns(path):
-                hits = [number for number, line in enumerate(lines, start=1) if pattern.search(line)]
-                found += [f"{path.relative_to(folder)}:{number}: {what}" for number in hits]
+    Args:
+        remove: Take the entries out, and delete the code that then nothing names; only for a folder of our own making.
+    """
+    folder, found = Path(folder), []
+    for place in (folder, folder / TARGET_TOKENIZER):
+        for path in sorted(place / name for name in CONFIGS | TOKENIZER_FILES if name.endswith("config.json")):
+            if path.is_file():
+                value = read_json(path)
+                entries = _take_foreign(value)
+                found += [f"{path.relative_to(folder)}: {entry}" for entry in entries]
+                if entries and remove:
+                    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    if remove:
+        needed = set(code_files(folder))
+        for path in [*folder.rglob("*.py"), *folder.rglob("*.pyc")]:
+            if str(path.relative_to(folder)) not in needed:
+                path.unlink()
     return found
 
 
-def private_patterns(path: Path) -> list[tuple[str, re.Pattern[str], str]]:
-    """Return (what it is, how it looks, what to write instead) of everything that a file must not tell."""
-    patterns = [
-        ("an access token", r"\bhf_[A-Za-z0-9]{30,}\b", "<token>"),
-        ("an access token", r"\b(gh[pousr]_[A-Za-z0-9]{36,}|AKIA[A-Z0-9]{16}|sk-[A-Za-z0-9_-]{20,})\b", "<token>"),
-        ("a private key", r"-----BEGIN [A-Z ]*PRIVATE KEY-----", "<private key>"),
-    ]
-    if path.name not in _VOCABULARIES:
-        patterns.append(("a home folder", r"(?<![\w./-])(/home|/Users)/[\w.-]+|\b[A-Za-z]:\\+Users\\+[\w.-]+", "~"))
-        with suppress(OSError, RuntimeError, KeyError, ImportError):  # a container's user may have no home or no name
-            if len(home := str(Path.home())) > 1:
-                patterns.append(("the home folder", rf"(?<![\w./-]){re.escape(home)}(?![\w-])", "~"))
-            if (user := getpass.getuser()) not in _COMMON_NAMES:
-                own = rf"(?<![\w:./~-])(/[\w.-]+)+/{re.escape(user)}(?![\w-])"
-                patterns.append(("a folder of the user's name", own, "~"))
-        host = socket.gethostname()
-        if len(host) > 3 and host.lower() not in _COMMON_NAMES:
-            patterns.append(("the host name", rf"(?<![\w-]){re.escape(host)}(?![\w-])", "<host>"))
-    return [(what, re.compile(pattern), substitute) for what, pattern, substitute in patterns]
+def _take_foreign(value: Any) -> list[str]:
+    """Take the entries for code that is not ours out of a configuration and its parts; return their names."""
+    found = []
+    if isinstance(value, dict):
+        for key in ("auto_map", "custom_pipelines"):
+            entries = value.get(key)
+            kept = (
+                {name: item for name, item in entries.items() if _is_ours(item)} if isinstance(entries, dict) else {}
+            )
+            if entries and kept != entries:
+                lost = [name for name in entries if name not in kept] if isinstance(entries, dict) else [entries]
+                found += [f"{key} of {name}" for name in lost]
+                value[key] = kept
+            if key in value and not kept:
+                del value[key]
+        value = list(value.values())
+    if isinstance(value, list):
+        found += [entry for item in value for entry in _take_foreign(item)]
+    return found
+
+
+def _is_ours(reference: Any) -> bool:
+    """Tell whether an entry "module.Class" of `auto_map` is a class of ours, in a file of the same folder."""
+    modules = {module for family in FAMILIES.values() for module in (family[0], family[2])}
+    return isinstance(reference, str) and re.fullmatch(rf"({'|'.join(modules)})\.Genai\w+", reference) is not None

@@ -19,7 +19,7 @@ import time
 import torch
 import transformers
 from accelerate.utils import broadcast_object_list
-from transformers import AutoConfig, AutoTokenizer, Trainer, set_seed
+from transformers import AutoConfig, AutoTokenizer, set_seed
 
 import hf_genai
 from hf_genai.data import train_tokenizer
@@ -43,7 +43,7 @@ from hf_genai.training.launch import check_launch, run_script
 from hf_genai.training.model_config import build_config, check_model_type, set_generation
 from hf_genai.training.results import bare, facts_of_run, training_dtype, write_json
 from hf_genai.training.saving import rehearse_saving, save_unscored
-from hf_genai.training.trainer import StopOnDivergence, StopOnSignal
+from hf_genai.training.trainer import GenaiTrainer, StopOnDivergence, StopOnSignal, TrainingClock
 
 
 def make_tokenizer(arguments, texts, made_before: str | None):
@@ -122,20 +122,20 @@ def main(argv: list[str] | None = None) -> dict:
 
     publish, training.push_to_hub = training.push_to_hub, False  # once, at the end, and not every checkpoint
     training.label_names = list(task.label_names)
-    stop = StopOnSignal()
-    trainer = Trainer(
+    stop, clock = StopOnSignal(), TrainingClock()
+    trainer = GenaiTrainer(
         model=model,
         args=training,
         train_dataset=rows["train"],
         eval_dataset=rows["validation"],
-        data_collator=task.collator(),
+        data_collator=task.collator(model),
         processing_class=tokenizer,
-        callbacks=[stop, StopOnDivergence()],
+        callbacks=[stop, StopOnDivergence(), clock],
     )
-    began = time.perf_counter()
     with stop:
+        clock.begin(checkpoint)
         trainer.train(resume_from_checkpoint=checkpoint)
-        seconds = time.perf_counter() - began
+        seconds = clock.seconds
         if is_main:
             save_unscored(folder, model, tokenizer, arguments.model.model_title)
     task.calibrate(trainer, texts.validation, rows["validation"])
@@ -154,9 +154,8 @@ def main(argv: list[str] | None = None) -> dict:
         "train_seconds": round(seconds, 1),
         "train_steps": trainer.state.global_step,
         "resumed_from": bare(checkpoint),
-        **({"train_seconds_note": "of the part after resuming"} if checkpoint else {}),
         **facts_of_run(arguments, argv, model, training.device, training.world_size, training_dtype(training)),
-        "total_seconds": round(time.perf_counter() - started, 1),
+        "total_seconds": round(clock.before + time.perf_counter() - started, 1),
     }
     write_json(f"{folder}/results.json", results)
     card = card_of_finetuning(arguments, results, texts, task)

@@ -23,6 +23,7 @@ import hf_genai  # noqa: F401 (registers the model types)
 from hf_genai.data import load_pairs, load_tokenizers, train_tokenizer
 from hf_genai.data.plain_text import read_prompts_as_text
 from hf_genai.data.tokenizers import let_texts_end
+from hf_genai.evaluation.bleu_tokenizers import choose_bleu_tokenizer
 from hf_genai.hub import push, save_for_hub
 from hf_genai.loading import load_model
 from hf_genai.model_folder import opening
@@ -34,7 +35,7 @@ from hf_genai.training.launch import check_launch, run_script
 from hf_genai.training.model_config import build_config, set_generation
 from hf_genai.training.results import bare, draw_some, metrics_of_outputs, score_model, summary_of_run, write_json
 from hf_genai.training.saving import rehearse_saving, save_unscored
-from hf_genai.training.trainer import GenaiSeq2SeqTrainer, StopOnDivergence, StopOnSignal
+from hf_genai.training.trainer import GenaiSeq2SeqTrainer, StopOnDivergence, StopOnSignal, TrainingClock
 
 logger = logging.getLogger("hf_genai.recipes.train_seq2seq")
 
@@ -105,25 +106,27 @@ def main(argv: list[str] | None = None) -> dict:
         if training.overwrite_output_dir:
             delete_earlier_run(folder)
     publish, training.push_to_hub = training.push_to_hub, False  # once, at the end, and not every checkpoint
-    stop = StopOnSignal()
-    callbacks = [stop, StopOnDivergence()]
+    stop, clock = StopOnSignal(), TrainingClock()
+    callbacks = [stop, StopOnDivergence(), clock]
     if training.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(training.early_stopping_patience, training.early_stopping_threshold))
-    metrics = metrics_of_outputs(target_tokenizer, few["target"][:]) if training.predict_with_generate else None
+    training_targets = pairs.train["target"][:]
+    bleu_tokenizer = choose_bleu_tokenizer(data.bleu_tokenize, pairs.provenance.languages, training_targets)
+    measure = metrics_of_outputs(target_tokenizer, few["target"][:], bleu_tokenizer)
     trainer = GenaiSeq2SeqTrainer(
         model=model,
         args=training,
         train_dataset=sets["train"],
         eval_dataset=sets.get("validation"),
         data_collator=Seq2SeqCollator(source_tokenizer, model=model),
-        compute_metrics=metrics,
+        compute_metrics=measure if training.predict_with_generate else None,
         callbacks=callbacks,
         tokenizers=tokenizers,
     )
-    train_started = time.perf_counter()
     with stop:
+        clock.begin(checkpoint)
         trainer.train(resume_from_checkpoint=checkpoint)
-        train_seconds = time.perf_counter() - train_started
+        train_seconds = clock.seconds
         if is_main:
             save_unscored(folder, model, tokenizers, training.model_title)
     if not is_main:
@@ -134,7 +137,8 @@ def main(argv: list[str] | None = None) -> dict:
         tokenizers,
         test["source"],
         test["target"],
-        training_targets=pairs.train["target"][:],
+        training_targets=training_targets,
+        bleu_tokenizer=bleu_tokenizer,
         batch_size=training.per_device_eval_batch_size,
         max_source_length=data.max_source_length,
     )
@@ -143,9 +147,7 @@ def main(argv: list[str] | None = None) -> dict:
     results["attention_maps"] = draw_some(model, tokenizers, longest[: training.num_attention_maps], folder)
     results["train_steps"], results["resumed_from"] = trainer.state.global_step, bare(checkpoint)
     results["train_seconds"] = round(train_seconds, 1)
-    if checkpoint:
-        results["train_seconds_note"] = "of the part after resuming"
-    results["total_seconds"] = round(time.perf_counter() - started, 1)
+    results["total_seconds"] = round(clock.before + time.perf_counter() - started, 1)
     write_json(f"{folder}/results.json", results)
     card = card_of_run(arguments, results, pairs, two_tokenizers=target_tokenizer is not source_tokenizer)
     save_for_hub(folder, model, tokenizers, card, attachments=[f"{folder}/results.json"], overwrite=True)

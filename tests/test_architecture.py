@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "decoding": {"decoding", "models"},
     "cards": set(),
     "model_folder": {"cards", "files", "registry", "models"},
-    "hub": {"cards", "files", "loading", "model_folder", "registry", "models"},
+    "privacy": {"cards", "files", "model_folder"},
+    "hub": {"cards", "files", "loading", "model_folder", "privacy", "registry", "models"},
     "data": {"data", "files"},
     "objectives": {"objectives", "data"},
     "evaluation": {"evaluation", "data"},
@@ -58,7 +59,19 @@ MAY_IMPORT = {
 }
 TRAVELS_WITH = {"torch", "numpy", "transformers", "huggingface_hub"} | sys.stdlib_module_names
 COMMANDS = sorted(f"commands/{path.stem}" for path in (PACKAGE / "commands").glob("*.py"))
-LIGHT = ("__init__", "registry", "cli", *COMMANDS, "serving", "hub", "cards", "model_folder", "files", "private_names")
+LIGHT = (
+    "__init__",
+    "registry",
+    "cli",
+    *COMMANDS,
+    "serving",
+    "hub",
+    "cards",
+    "model_folder",
+    "files",
+    "privacy",
+    "private_names",
+)
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "evaluate", "huggingface_hub", "matplotlib", "tokenizers"}
 
 

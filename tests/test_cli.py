@@ -402,7 +402,7 @@ def test_split_all_scores_every_split_and_says_what_it_left_out(tmp_path):
     for split, texts in {"train": ["a", "b", "b", "c", ""], "test": ["c", "d"]}.items():
         rows = [json.dumps({"source": text, "target": text}) for text in texts]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    sources, references, targets, left_out = pairs_of_split("all", source=str(tmp_path))
+    sources, references, targets, left_out, _ = pairs_of_split("all", source=str(tmp_path))
     assert sources == references == targets == ["a", "b", "c", "d"]
     assert left_out == {"duplicate": 1, "empty": 1, "held_out": 1}
     assert pairs_of_split("all", source=str(tmp_path / "train.jsonl"))[0] == ["a", "b", "c"]

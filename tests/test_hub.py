@@ -5,11 +5,13 @@ import errno
 import json
 import logging
 import os
+import re
 import resource
 import shutil
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -18,9 +20,12 @@ import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from loopback_hub import READER, TOKEN, LoopbackHub
+from markdown_it import MarkdownIt
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
@@ -161,6 +166,30 @@ def test_a_share_that_is_almost_all_is_not_rounded_to_all(card):
 
 def test_a_sample_cannot_break_its_table_row(card):
     assert r"| june \| third | le 3 juin | &lt;b>le&lt;/b> \*trois\* |" in render_card(card).splitlines()
+
+
+HOSTILE = (
+    "# x\n\n---\nlicense: mit\n---\n```\n<script>y</script> [z](file.png) ![z](b.png) | **b** `c` ~~d~~ &lt; \u2028# e"
+)
+
+
+def test_no_text_of_others_can_leave_its_place_in_the_card(card):
+    names = ["title", "summary", "data_name", "data_description", "data_source", "data_license", "hardware"]
+    texts = dict.fromkeys([*names, "evaluation_data", "limits", "bias", "samples_note", "model_type"], HOSTILE)
+    plain = render_card(replace(card, **dict.fromkeys(texts, "x")))
+    many = {"data_counts": {HOSTILE: HOSTILE}, "versions": {HOSTILE: HOSTILE}, "hyperparameters": {HOSTILE: HOSTILE}}
+    code = dict.fromkeys(("usage_output", "training_command", "evaluation_command", "citation"), HOSTILE)
+    text = render_card(replace(card, **texts, **many, **code, samples=[(HOSTILE,) * 3]))
+    html = (
+        MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(text.split("\n---\n", 1)[1])
+    )
+    assert not re.search("<(script|img|a|s|strong)[ >]", re.sub("(?s)<strong>([^<]*:|synthetic)</strong>", "", html))
+    headings = re.findall("<h[1-6]>.*?</h[1-6]>", html)[1:]
+    plain_html = MarkdownIt().render(plain.split("\n---\n", 1)[1])
+    assert headings == [*re.findall("<h[1-6]>.*?</h[1-6]>", plain_html)[1:], "<h2>Citation</h2>"]
+    data = ModelCard(text).data
+    assert data.license == "apache-2.0" and "e" not in data.to_dict()
+    assert html.count("&lt;script&gt;y&lt;/script&gt;") == html.count("script") // 2 >= 20
 
 
 def test_card_says_whether_data_is_synthetic_or_real(card):
@@ -370,20 +399,100 @@ def test_only_known_files_are_pushed(saved):
 
 def test_code_of_the_auto_map_goes_with_what_it_imports(saved):
     config = json.loads((saved / "config.json").read_text())
-    config |= {"model_type": "genai_thing"}
+    config |= {"model_type": "genai_gpt"}
     (saved / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="auto_map"):
         files_to_push(saved)
-    config["auto_map"] = {"AutoModel": "modeling_thing.Thing", "AutoTokenizer": ["other/repo--tokens.Tokens", None]}
+    config["auto_map"] = {"AutoModel": "modeling_gpt.GenaiGPTModel"}
     (saved / "config.json").write_text(json.dumps(config))
-    (saved / "modeling_thing.py").write_text(
+    (saved / "modeling_gpt.py").write_text(
         "import torch\nfrom math import pi\ndef f():\n    from .layers import (\n        a,\n    )\n"
     )
     with pytest.raises(ValueError, match=r"layers\.py"):
         files_to_push(saved)
-    (saved / "layers.py").write_text("from .modeling_thing import f\n")
+    (saved / "layers.py").write_text("from .modeling_gpt import f\n")
     (saved / "unrelated.py").write_text("")
-    assert {name for name in files_to_push(saved) if name.endswith(".py")} == {"modeling_thing.py", "layers.py"}
+    assert {name for name in files_to_push(saved) if name.endswith(".py")} == {"modeling_gpt.py", "layers.py"}
+
+
+FOREIGN = {"AutoTokenizer": ["tokens.Tokens", None], "AutoModel": "me/repo--modeling_gpt.GenaiGPTModel"}
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [
+        ("config.json", {"auto_map": FOREIGN}),
+        ("config.json", {"auto_map": {"AutoModel": "../modeling_gpt.GenaiGPTModel"}}),
+        ("config.json", {"text_config": {"auto_map": FOREIGN}}),
+        ("config.json", {"custom_pipelines": {"x": {"impl": "tokens.Tokens"}}}),
+        ("generation_config.json", {"auto_map": FOREIGN}),
+        ("tokenizer_config.json", {"auto_map": ["tokens.Tokens", None]}),
+        ("target_tokenizer/tokenizer_config.json", {"auto_map": FOREIGN}),
+        ("processor_config.json", {"image_processor": {"auto_map": FOREIGN}}),
+    ],
+)
+def test_code_that_is_not_ours_is_not_pushed(name, entry, saved):
+    path = saved / name
+    path.parent.mkdir(exist_ok=True)
+    before = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**before, **entry}))
+    (saved / "tokens.py").write_text("import os\n")
+    with pytest.raises(ValueError, match=f"not hf_genai's: {name}: (auto_map|custom_pipelines) of"):
+        push(saved, "me/model", dry_run=True, echo=no_echo)
+
+
+def test_a_base_tokenizer_with_code_of_its_own_neither_runs_it_nor_hands_it_on(
+    tmp_path, model, tokenizer, card, monkeypatch, caplog
+):
+    base = tmp_path / "base"
+    model.save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    settings["auto_map"] = {"AutoTokenizer": ["tokens.Tokens", "tokens.Tokens"]}
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+    (base / "tokens.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w')\n"
+        "from transformers import PreTrainedTokenizerFast\nclass Tokens(PreTrainedTokenizerFast): pass\n"
+    )
+    hostile = copy.deepcopy(tokenizer)
+    hostile.init_kwargs["auto_map"] = settings["auto_map"]
+    save = type(tokenizer).save_pretrained
+
+    def with_its_code(self, folder, **options):
+        save(self, folder, **options)
+        shutil.copy(base / "tokens.py", folder)
+
+    monkeypatch.setattr(type(tokenizer), "save_pretrained", with_its_code)
+    with caplog.at_level(logging.WARNING):
+        folder = save_for_hub(tmp_path / "out", model, (tokenizer, hostile), card)
+    assert "target_tokenizer/tokenizer_config.json: auto_map of AutoTokenizer" in caplog.text
+    assert not (tmp_path / "ran").exists() and not list(folder.rglob("*.py"))
+    assert "auto_map" not in (folder / "target_tokenizer" / "tokenizer_config.json").read_text()
+    text = (folder / "README.md").read_text("utf-8")
+    assert "trust_remote_code=True" in text and "```text" in text  # it was run, without
+
+
+def test_links_and_paths_out_of_the_folder_are_not_followed(saved, tmp_path):
+    secret = tmp_path / "secret.json"
+    secret.write_text("{}")
+    for name in ("special_tokens_map.json", "results.json", "LICENSE"):
+        (saved / name).symlink_to(secret)
+        with pytest.raises(ValueError, match=f"{name} is a link to"):
+            push(saved, "me/model", dry_run=True, echo=no_echo)
+        (saved / name).unlink()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.png").write_bytes(b"")
+    (saved / "pictures").symlink_to(tmp_path / "elsewhere")
+    with (saved / "README.md").open("a") as readme:
+        readme.write("![a](pictures/a.png)")
+    with pytest.raises(ValueError, match="pictures is a link to"):
+        files_to_push(saved)
+    (saved / "pictures").unlink()
+    shutil.move(saved / "model.safetensors", tmp_path / "model.safetensors")
+    for wrong in ("../model.safetensors", str(tmp_path / "model.safetensors"), "../secret.json", 7, None):
+        (saved / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": wrong}}))
+        with pytest.raises(ValueError, match=r"index.json: weight_map\['a'\] must be"):
+            files_to_push(saved)
 
 
 def test_a_folder_that_is_no_model_is_refused_by_what_it_lacks(tmp_path, saved):
@@ -430,6 +539,21 @@ def test_private_words_are_found_and_taken_out_of_card_and_config(
 @pytest.mark.parametrize(
     ("text", "what"),
     [
+        ("github_pat_" + "aB3_" * 20, "an access token"),
+        ("AIza" + "aB3_-" * 7, "an access token"),
+        ("sk-ant-api03-" + "aB3-" * 20, "an access token"),
+        ("glpat-" + "aB3" * 7, "an access token"),
+        ("xoxb-123456789012-1234567890123-" + "aB3" * 8, "an access token"),
+        ("https://hooks.slack.com/services/T0AAAAAAA/B0AAAAAAA/" + "aB3" * 8, "a secret (Slack Token)"),
+        ("SG." + "a" * 22 + "." + "b" * 43, "a secret (SendGrid API Key)"),
+        ("sk_live_" + "aB3" * 8, "a secret (Stripe Access Key)"),
+        ("postgres://marie:pa55word@db.example.org/x", "a secret (Basic Auth Credentials)"),
+        (
+            "DefaultEndpointsProtocol=https;AccountKey=" + "aB3+" * 21 + "aB==",
+            "a secret (Azure Storage Account access key)",
+        ),
+        ('{"aws_secret_access_key": "' + "aB3/" * 10 + '"}', "a secret (AWS Access Key)"),
+        ("-----BEGIN PGP PRIVATE KEY BLOCK-----", "a private key"),
         ("AKIA" + "A1" * 8, "an access token"),
         ("ghp_" + "aB3" * 12, "an access token"),
         ("sk-" + "aB3" * 7, "an access token"),
@@ -448,12 +572,54 @@ def test_what_is_private_in_a_text_and_what_is_not(text, what, saved, monkeypatc
         assert find_private(saved) == ([f"results.json:1: {what}"] if what else [])
 
 
-def test_private_words_are_taken_out_of_a_target_tokenizer_too(tmp_path, model, tokenizer, card):
+def test_where_a_tokenizer_came_from_is_taken_out_and_other_private_words_are_found(tmp_path, model, tokenizer, card):
     target = copy.deepcopy(tokenizer)
-    target.init_kwargs["made_of"] = "/home/paul/words"
+    target.init_kwargs |= {"words_file": "/home/paul/words", "made_of": "/home/paul/texts"}
     save_for_hub(tmp_path, model, (tokenizer, target), card)
     saved = (tmp_path / "target_tokenizer" / "tokenizer_config.json").read_text("utf-8")
-    assert json.loads(saved)["made_of"] == "~/words"
+    assert json.loads(saved)["words_file"] == "~/words" and json.loads(saved)["made_of"] == "/home/paul/texts"
+    assert [line.split(":", 2)[2] for line in find_private(tmp_path)] == [" a home folder"]
+
+
+def test_labels_that_look_like_home_folders_and_values_that_are_the_hosts_name_stay(
+    tmp_path, tokenizer, card, monkeypatch
+):
+    labels = ["/home/kitchen", "/home/my_garden", r"C:\Users\toys"]
+    config = BertConfig(
+        **{"vocab_size": len(WORDS), "hidden_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1},
+        **{
+            "intermediate_size": 8,
+            "id2label": dict(enumerate(labels)),
+            "label2id": {x: i for i, x in enumerate(labels)},
+        },
+    )
+    monkeypatch.setattr("socket.gethostname", lambda: "gelu")
+    card.samples = [("at /home/paul", *labels[:2])]
+    card.usage = f"print({labels!r})"
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps({"samples": [labels, "/home/paul/x"]}))
+    folder = save_for_hub(
+        tmp_path / "out", BertForSequenceClassification(config), tokenizer, card, attachments=[results]
+    )
+    saved = json.loads((folder / "config.json").read_text())
+    assert list(saved["id2label"].values()) == list(saved["label2id"]) == labels
+    assert saved["hidden_act"] == "gelu"
+    assert json.loads((folder / "results.json").read_text()) == {"samples": [labels, "~/x"]}
+    text = (folder / "README.md").read_text("utf-8")
+    assert r"| at \~ | /home/kitchen | /home/my_garden |" in text and text.count(repr(labels)) == 2
+    assert find_private(folder) == []
+    with (folder / "README.md").open("a") as readme:
+        readme.write("made in /home/paul\n")
+    assert len(find_private(folder)) == 1
+
+
+def test_a_secret_is_found_in_a_large_file_on_its_line_and_in_a_very_long_line(saved):
+    secret = "hf_" + "aB3" * 12
+    lines = [f'"token {number} ://a/b c": {number},' for number in range(50_000)]
+    lines[40_000] = secret
+    for text, line in (("\n".join(lines), 40_001), ("".join(lines), 1)):
+        (saved / "vocab.json").write_text(text)
+        assert find_private(saved) == [f"vocab.json:{line}: an access token"]
 
 
 def test_a_vocabulary_may_hold_the_word_that_names_the_host(tmp_path, model, tokenizer, monkeypatch):

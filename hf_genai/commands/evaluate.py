@@ -48,6 +48,15 @@ def evaluate(
             "--max_source_length", "--max-source-length", min=1, help="source tokens; by default what the model takes"
         ),
     ] = None,
+    bleu_tokenize: Annotated[
+        str | None,
+        typer.Option(
+            "--bleu_tokenize",
+            "--bleu-tokenize",
+            help="sacreBLEU's tokenizer for BLEU: 13a, zh, ja-mecab, ko-mecab, char, ...; by default that of the "
+            "target language, as in training",
+        ),
+    ] = None,
     max_samples: Annotated[
         int | None, typer.Option("--max_samples", "--max-samples", min=1, help="the first so many pairs of the split")
     ] = None,
@@ -70,9 +79,12 @@ def evaluate(
     """
     if output is not None and output.exists() and not force:
         raise ValueError(f"output: {output} would be overwritten; give --force or another --output")
+    from ..evaluation.bleu_tokenizers import check_bleu_tokenizer, choose_bleu_tokenizer
     from ..training.arguments import DataArguments
     from ..training.results import pairs_of_split, score_model
 
+    if bleu_tokenize is not None:
+        check_bleu_tokenizer(bleu_tokenize)
     chosen = DataArguments(
         data=data,
         source_column=source_column,
@@ -84,10 +96,18 @@ def evaluate(
         data_config=data_config,
         data_revision=data_revision,
     ).load_options()
-    sources, references, training_targets, left_out = pairs_of_split(split, max_samples, seed=seed, **chosen)
+    sources, references, training_targets, left_out, languages = pairs_of_split(
+        split, max_samples, seed=seed, **chosen
+    )
+    tokenizer = choose_bleu_tokenizer(bleu_tokenize, languages, training_targets)
     seq2seq, tokenizers = open_model(model, num_threads, trust_remote_code)
     options = only_given(num_beams=num_beams, max_new_tokens=max_new_tokens, max_source_length=max_source_length)
-    scores = score_model(seq2seq, tokenizers, sources, references, training_targets, batch_size=batch_size, **options)
+    scores = score_model(
+        *(seq2seq, tokenizers, sources, references, training_targets),
+        bleu_tokenizer=tokenizer,
+        batch_size=batch_size,
+        **options,
+    )
     scores.pop("predictions")
     what = {"model": model, "data": chosen["source"], "split": split, "left_out": left_out}
     text = json.dumps({**what, **options, **scores}, indent=2, ensure_ascii=False)

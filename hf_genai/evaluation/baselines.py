@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 import numpy as np
+import regex
 
 
 def chunks(texts: Iterable[Sequence[int]], tokens: int = 1 << 18) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -89,9 +90,15 @@ def most_frequent_tags(words: Iterable[Sequence[str]], tags: Iterable[Sequence[s
     )
 
 
+# An ASCII mark ends a sentence before a space alone; marks of other scripts do where they stand, as the Unicode
+# property Sentence_Terminal names them (danda, Arabic question mark, ideographic full stop, ...), quotes included.
+# Thai and Lao have no mark: there a line is taken for a sentence.
+_SENTENCE_END = regex.compile(
+    r"[.!?](?=\s|$)|\n|[\p{Sentence_Terminal}--[.!?]][\p{Sentence_Terminal}\p{Pe}\p{Pf}]*", flags=regex.VERSION1
+)
+
+
 def first_sentence(text: str) -> str:
     """Return a text's first sentence: what a summary has to beat."""
-    for place, mark in enumerate(text):
-        if mark in ".!?\n。！？" and (mark in "\n。！？" or place + 1 == len(text) or text[place + 1].isspace()):
-            return text[: place + 1].strip()
-    return text.strip()
+    end = _SENTENCE_END.search(text)
+    return (text[: end.end()] if end else text).strip()

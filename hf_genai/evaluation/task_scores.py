@@ -2,11 +2,14 @@
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from .scripts import answer_units, beyond_latin, units
 
 Scores = dict[str, float]
 ROUGE = ["rouge1", "rouge2", "rougeL"]
@@ -21,9 +24,27 @@ def macro_f1(guesses: np.ndarray, labels: np.ndarray, number: int) -> float:
     return float((2 * hits[both > 0] / both[both > 0]).mean())
 
 
+# the articles that MLQA's script takes out; a language without an entry has none, or none that stand alone
+_ARTICLES = {
+    "en": r"\b(a|an|the)\b",
+    "de": r"\b(ein|eine|einen|einem|eines|einer|der|die|das|den|dem|des)\b",
+    "es": r"\b(un|una|unos|unas|el|la|los|las)\b",
+    "vi": r"\b(của|là|cái|chiếc|những)\b",
+    "ar": r"\bال",
+}
+
+
 def _plain(text: str) -> list[str]:
     text = "".join(mark for mark in text.lower() if mark not in string.punctuation)  # "U.S." is "us", as SQuAD has it
-    return re.sub(r"\b(a|an|the)\b", " ", text).split()
+    return re.sub(_ARTICLES["en"], " ", text).split()
+
+
+def _plain_in(text: str, language: str | None) -> list[str]:
+    text = unicodedata.normalize("NFKC", text).lower()
+    text = "".join(mark for mark in text if mark not in string.punctuation and unicodedata.category(mark)[0] != "P")
+    if articles := _ARTICLES.get(language or ""):
+        text = re.sub(articles, " ", text)
+    return [unit for word in text.split() for unit in answer_units(word)]
 
 
 def _f1(one: list[str], two: list[str]) -> float:
@@ -31,37 +52,74 @@ def _f1(one: list[str], two: list[str]) -> float:
     return 2 * shared / (len(one) + len(two)) if one and two else float(one == two)
 
 
-def answer_scores(found: Sequence[str], expected: Sequence[Sequence[str]]) -> Scores:
+def answer_scores(found: Sequence[str], expected: Sequence[Sequence[str]], language: str | None = None) -> Scores:
     """Return exact match and F1 over words, without case, punctuation and articles, each with the nearest reference.
+
+    Answers in the Latin script are compared as SQuAD's script does. Others, and those in a language that is known and
+    is not English, are compared as MLQA's script does: without any punctuation of Unicode, without the articles of the
+    language, and by characters where no spaces stand between words. Korean counts by characters too, as in KorQuAD.
 
     Args:
         found: an answer to each question.
         expected: the reference answers of each question, one or more.
+        language: code of the answers' language; None: not known.
 
-    Reference: Rajpurkar et al. (2016), arXiv:1606.05250, section 6.1.
+    Reference: Rajpurkar et al. (2016), arXiv:1606.05250, section 6.1; Lewis et al. (2020), arXiv:1910.07475 (MLQA);
+    Lim, Kim and Lee (2019), arXiv:1909.07005 (KorQuAD).
     """
     exact, f1 = [], []
     for own, references in zip(found, expected, strict=True):
-        one, others = _plain(own), list(map(_plain, references))
+        if language not in (None, "en") or any(map(beyond_latin, [own, *references])):
+            one, *others = (_plain_in(text, language) for text in (own, *references))
+        else:
+            one, *others = map(_plain, [own, *references])
         exact.append(one in others)
         f1.append(max(_f1(one, two) for two in others))
     return {"exact_match": float(np.mean(exact)), "f1": float(np.mean(f1))}
 
 
-def rouge(found: Sequence[str], expected: Sequence[str]) -> Scores:
-    """Return ROUGE-1, -2 and -L, F-measure, 0 to 100.
+class RougeTokens:
+    """The tokens that ROUGE counts, in any script.
+
+    Text in the Latin script is cut as rouge-score does, and its words are stemmed as English, so that figures stay
+    comparable; other scripts come in `scripts.units`. Of a language that is known and is not English, words are
+    neither cut at their accents nor stemmed.
+    """
+
+    def __init__(self, language: str | None = None):
+        from rouge_score.tokenizers import DefaultTokenizer
+
+        self.english, self.usual = language in (None, "en"), DefaultTokenizer(use_stemmer=True)
+
+    def tokenize(self, text: str) -> list[str]:
+        if not self.english:
+            return units(text.lower())
+        if not beyond_latin(text):
+            # where nothing but accents is left ("ở"), a whole word says more than no word
+            return self.usual.tokenize(text) or units(text.lower())
+        words = units(text.lower())
+        return [token for word in words for token in ([word] if beyond_latin(word) else self.usual.tokenize(word))]
+
+
+def rouge(found: Sequence[str], expected: Sequence[str], language: str | None = None) -> Scores:
+    """Return ROUGE-1, -2 and -L, F-measure, 0 to 100; see `RougeTokens` for what is counted.
+
+    Args:
+        found: a summary of each document.
+        expected: the reference of each.
+        language: code of the summaries' language; None: not known.
 
     Reference: Lin (2004), "ROUGE: A Package for Automatic Evaluation of Summaries".
     """
-    scorer = rouge_scorer()
+    scorer = rouge_scorer(language)
     rows = [scorer.score(right, own) for own, right in zip(found, expected, strict=True)]
     return {kind: 100 * float(np.mean([row[kind].fmeasure for row in rows])) for kind in ROUGE}
 
 
-def rouge_scorer() -> Any:
+def rouge_scorer(language: str | None = None) -> Any:
     """Return what scores ROUGE, or raise ImportError, naming the extra."""
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError as error:
         raise ImportError("ROUGE needs rouge-score: pip install 'hf_genai[eval]'") from error
-    return RougeScorer(ROUGE, use_stemmer=True)
+    return RougeScorer(ROUGE, tokenizer=RougeTokens(language))

@@ -12,8 +12,13 @@ from typing import Any, Literal
 
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
+from ..evaluation.bleu_tokenizers import check_bleu_tokenizer
 from .parsing import argument as _arg
 from .parsing import number_or_text, parse, unknown_key
+
+# Below these, a metric of the validation pairs is noise: few n-grams or sentences are right, by chance. Among models
+# below them, and against those above, chrF decides, which rises from the first right letters (`metrics_of_outputs`).
+NOISE_BELOW = {"bleu": 5.0, "exact_match": 0.05}
 
 
 @dataclass
@@ -40,7 +45,13 @@ class DataArguments:
     data_config: str | None = _arg(None, "configuration of a Hub data set that has several")
     data_revision: str | None = _arg(None, "branch, tag or commit of a Hub data set")
     data_license: str | None = _arg(None, "licence of your own data, for the card")
-    languages: list[str] | None = _arg(None, "language codes of your own data, source first, for the card")
+    languages: list[str] | None = _arg(
+        None, "language codes of your own data, source first: for the card, and BLEU's tokenizer"
+    )
+    bleu_tokenize: str | None = _arg(
+        None,
+        "sacreBLEU's tokenizer for BLEU (13a, zh, ja-mecab, ko-mecab, char, ...); by default the target language's",
+    )
 
     def load_options(self) -> dict[str, Any]:
         """Return the arguments of `hf_genai.data.load_pairs`."""
@@ -136,6 +147,9 @@ class RecipeTrainingArguments(Seq2SeqTrainingArguments):
             raise ValueError("early_stopping_patience needs a metric_for_best_model, such as bleu or loss")
         translates = self.predict_with_generate and not self.prediction_loss_only
         check_training(self, ("loss", "bleu", "chrf", "exact_match") if translates else ("loss",))
+        chosen_by = (self.metric_for_best_model or "").removeprefix("eval_")
+        if chosen_by in NOISE_BELOW:
+            self.metric_for_best_model = f"{chosen_by}_or_chrf"
 
 
 def check_best_model(training: TrainingArguments) -> None:
@@ -226,6 +240,8 @@ def parse_arguments(argv: Sequence[str] | None = None, description: str | None =
     values, where = parsed.given, parsed.where
     arguments = RecipeArguments(data, tokenizer, model, generation, training, values, where)
     _check_sets(data, training)
+    if data.bleu_tokenize is not None:
+        check_bleu_tokenizer(data.bleu_tokenize)
     check_generation(arguments)
     return arguments
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..cards import CardData, usage_snippet
 from ..data.plain_text import join_words
+from ..evaluation.bleu_tokenizers import USUAL
 from .arguments import DataArguments, RecipeArguments
 from .results import METRICS, bare
 
@@ -138,7 +139,7 @@ def card_of_run(arguments: RecipeArguments, results: dict[str, Any], pairs: Any,
         hardware=results["hardware"],
         speed={"Decoding of the test pairs": f"{results['sentences_per_second']} sentences per second"},
         evaluation_data=f"{count} test pairs of {where.name}, none of them seen in training",
-        evaluation_command=_evaluation_command(arguments),
+        evaluation_command=_evaluation_command(arguments, results["bleu_tokenize"]),
         scores={metric: results[metric] for metric in METRICS},
         baselines={
             name.replace("_", " "): {metric: row[metric] for metric in METRICS}
@@ -162,13 +163,15 @@ def card_of_run(arguments: RecipeArguments, results: dict[str, Any], pairs: Any,
     )
 
 
-def _evaluation_command(arguments: RecipeArguments) -> str:
+def _evaluation_command(arguments: RecipeArguments, bleu_tokenizer: str) -> str:
     """Return the command that scores the model on the same test pairs, against the same baselines."""
     data, usual = arguments.data, DataArguments()
     options = [word for source in data.data for word in ("--data", source)] + ["--seed", str(arguments.training.seed)]
     for key in _DATA_OPTIONS:
         if getattr(data, key) != getattr(usual, key):
             options += [f"--{key}", str(getattr(data, key))]
+    if bleu_tokenizer != USUAL:
+        options += ["--bleu_tokenize", bleu_tokenizer]
     options += ["--max_source_length", str(data.max_source_length)]
     if data.max_test_samples:
         options += ["--max_samples", str(data.max_test_samples)]

@@ -116,6 +116,11 @@ def parse_finetune_arguments(argv: Sequence[str] | None, description: str | None
     for name, least in {"max_length": 2, "max_target_length": 2, "stride": 0}.items():
         if getattr(data, name) < least:
             raise ValueError(f"{name} must be at least {least}, not {getattr(data, name)}")
+    if training.label_smoothing_factor and data.task == "qa":
+        raise ValueError(
+            f"label_smoothing_factor must be 0 for qa, not {training.label_smoothing_factor}: the places of an answer"
+            " are learned as they are"
+        )
     unknown = set(data.columns) - set(TASKS[data.task].columns)
     if unknown:
         raise ValueError(

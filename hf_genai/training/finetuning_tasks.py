@@ -12,11 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import (
-    DataCollatorForSeq2Seq,
-    DataCollatorForTokenClassification,
-    DataCollatorWithPadding,
-)
+from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding
 
 from ..data.packing import pack
 from ..data.plain_text import encode_text, text_of
@@ -35,6 +31,7 @@ from ..objectives.question_answering import (
     margin_of_none,
     tokenize_questions,
 )
+from ..objectives.seq2seq import Seq2SeqCollator
 from ..objectives.tagging import tokenize_words
 from .loop import evaluate
 
@@ -68,8 +65,8 @@ class Task(ABC):
         """Return rows of token ids with what is to be learned from them."""
 
     @abstractmethod
-    def collator(self) -> Any:
-        """Return what makes a batch of rows."""
+    def collator(self, model: Any) -> Any:
+        """Return what makes a batch of rows for a model."""
 
     def prepare(self, model: Any) -> None:  # noqa: B027
         """Put into the model's config what its pipeline has to know to do what is trained and scored here."""
@@ -114,13 +111,18 @@ class Classification(Task):
     def config(self, texts: Dataset) -> dict[str, Any]:
         self.names = _labels(texts["label"][:], "label")
         several = isinstance(texts[0]["label"], list)
+        if several and (factor := self.arguments.training.label_smoothing_factor):
+            raise ValueError(
+                f"label_smoothing_factor must be 0 for rows of several labels, not {factor}: each label of a row is a"
+                " question of its own"
+            )
         kind = "multi_label_classification" if several else "single_label_classification"
         return {**_named(self.names), "problem_type": kind}
 
     def tokenize(self, texts: Dataset) -> Dataset:
         return tokenize_texts(texts, self.tokenizer, self.names, max_length=self.arguments.data.max_length)
 
-    def collator(self) -> Any:
+    def collator(self, model: Any) -> Any:
         return DataCollatorWithPadding(self.tokenizer)
 
     def score(self, trainer: Any, texts: Dataset, rows: Dataset) -> tuple[Scores, Samples]:
@@ -163,7 +165,7 @@ class Tagging(Task):
     def tokenize(self, texts: Dataset) -> Dataset:
         return tokenize_words(texts, self.tokenizer, self.names, max_length=self.arguments.data.max_length)
 
-    def collator(self) -> Any:
+    def collator(self, model: Any) -> Any:
         return DataCollatorForTokenClassification(self.tokenizer)
 
     def example(self, texts: Dataset) -> dict[str, Any]:
@@ -226,7 +228,7 @@ class QuestionAnswering(Task):
         data = self.arguments.data
         return tokenize_questions(texts, self.tokenizer, data.max_length, min(data.stride, data.max_length // 3))
 
-    def collator(self) -> Any:
+    def collator(self, model: Any) -> Any:
         pad = DataCollatorWithPadding(self.tokenizer)
         return lambda examples: pad(
             [{k: v for k, v in example.items() if k not in ("row", "offsets")} for example in examples]
@@ -275,9 +277,9 @@ class QuestionAnswering(Task):
         kinds = {"HasAns": [any(own) for own in references], "NoAns": [not any(own) for own in references]}
         if not all(kinds["HasAns"]):
             for name, chosen in kinds.items():
-                of_kind = [(text, own) for text, own, wanted in zip(found, references, chosen, strict=True) if wanted]
+                of_kind = [index for index, wanted in enumerate(chosen) if wanted]
                 if of_kind:
-                    own_scores = answer_scores(*zip(*of_kind, strict=True))
+                    own_scores = answer_scores([found[i] for i in of_kind], [references[i] for i in of_kind])
                     scores |= {f"{name}_{metric}": value for metric, value in own_scores.items()}
         return scores
 
@@ -316,8 +318,8 @@ class Summarisation(Task):
 
         return texts.map(encode, batched=True, remove_columns=texts.column_names)
 
-    def collator(self) -> Any:
-        return DataCollatorForSeq2Seq(self.tokenizer)
+    def collator(self, model: Any) -> Any:
+        return Seq2SeqCollator(self.tokenizer, model=model)
 
     def score(self, trainer: Any, texts: Dataset, rows: Dataset) -> tuple[Scores, Samples]:
         from ..evaluation.generation import generate_texts
@@ -351,7 +353,7 @@ class Dialogue(Task):
             raise ValueError(f"no dialogue has an assistant's turn within max_length ({report['dropped']} dropped)")
         return rows
 
-    def collator(self) -> Any:
+    def collator(self, model: Any) -> Any:
         return CausalLMCollator(self.tokenizer.pad_token_id)
 
     def score(self, trainer: Any, texts: Dataset, rows: Dataset) -> tuple[Scores, Samples]:

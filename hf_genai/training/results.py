@@ -17,23 +17,31 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils import logging
 
+from ..evaluation.bleu_tokenizers import USUAL
 from ..evaluation.generation import default_length, encode_texts, generate_texts, inference, length_limit
 from ..evaluation.metrics import baseline_scores, translation_scores
 from ..models.private_names import attention_of
-from .arguments import RecipeArguments
+from .arguments import NOISE_BELOW, RecipeArguments
 
 logger = logging.get_logger(__name__)
 
 METRICS = ("bleu", "chrf", "exact_match")
 
 
-def metrics_of_outputs(tokenizer: Any, references: Sequence[str]) -> Callable[[Any], dict[str, float]]:
+def metrics_of_outputs(
+    tokenizer: Any, references: Sequence[str], bleu_tokenizer: str | None = None
+) -> Callable[[Any], dict[str, float]]:
     """Return the Trainer's compute_metrics: ids (B, T), padded with -100, to bleu, chrf (0-100), exact_match (0-1).
+
+    With them come `bleu_or_chrf` and `exact_match_or_chrf`, by which the best model is chosen: chrF (0 to 100) while
+    the metric is below its entry in `NOISE_BELOW`, and from there on the metric + 100, so that a model whose metric
+    counts is better than all whose metric does not.
 
     Args:
         tokenizer: of the outputs.
         references: the texts of all rows that are evaluated, in their order: as users wrote them, and not decoded from
             the labels, which are cut, and in which what the tokenizer does not know is gone.
+        bleu_tokenizer: sacreBLEU's tokenizer of the target language, "13a" if None.
     """
 
     def compute(prediction: Any) -> dict[str, float]:
@@ -43,8 +51,12 @@ def metrics_of_outputs(tokenizer: Any, references: Sequence[str]) -> Callable[[A
         outputs = tokenizer.batch_decode(
             np.where(rows == -100, tokenizer.pad_token_id, rows), skip_special_tokens=True
         )
-        scores = translation_scores(outputs, references)
-        return {key: scores[key] for key in METRICS}
+        scores = translation_scores(outputs, references, bleu_tokenizer)
+        choices = {
+            f"{name}_or_chrf": scores["chrf"] if scores[name] < least else 100 + scores[name]
+            for name, least in NOISE_BELOW.items()
+        }
+        return {**{key: scores[key] for key in METRICS}, **choices}
 
     return compute
 
@@ -55,13 +67,15 @@ def score_model(
     sources: Sequence[str],
     references: Sequence[str],
     training_targets: Sequence[str],
+    bleu_tokenizer: str | None = None,
     **generate_kwargs: Any,
 ) -> dict[str, Any]:
-    """Translate and score.
+    """Translate and score, at the end of a training and in `hf-genai evaluate` alike.
 
     Args:
         tokenizers: of the source and of the target.
         training_targets: the commonest of them is one baseline; copying the source is the other.
+        bleu_tokenizer: sacreBLEU's tokenizer of the target language, "13a" if None.
         generate_kwargs: for `generate_texts`: batch_size, num_beams, ...
 
     Returns:
@@ -75,8 +89,9 @@ def score_model(
     predictions = generate_texts(model, tokenizers[0], sources, target_tokenizer=tokenizers[1], **generate_kwargs)
     seconds = time.perf_counter() - start
     return {
-        **translation_scores(predictions, references),
-        "baselines": baseline_scores(sources, references, training_targets),
+        **translation_scores(predictions, references, bleu_tokenizer),
+        "baselines": baseline_scores(sources, references, training_targets, bleu_tokenizer),
+        "bleu_tokenize": bleu_tokenizer or USUAL,
         "generate_seconds": round(seconds, 3),
         "sentences_per_second": round(len(sources) / seconds, 1),
         "predictions": predictions,
@@ -218,8 +233,9 @@ def command(argv: Sequence[str], processes: int = 1) -> str:
 
 def pairs_of_split(
     split: str, max_samples: int | None = None, **load_options: Any
-) -> tuple[list[str], list[str], list[str], dict[str, int]]:
-    """Return sources and references of a split, the training targets (for the baseline), and the rows left out.
+) -> tuple[list[str], list[str], list[str], dict[str, int], Sequence[str]]:
+    """Return sources and references of a split, the training targets (for the baseline), the rows left out, and the
+    data's languages.
 
     "all" is every pair of every split that the data has. Then all targets count as training targets, so that the
     baseline looks better than it is.
@@ -228,7 +244,8 @@ def pairs_of_split(
         load_options: arguments of `hf_genai.data.load_pairs`.
 
     Returns:
-        Sources, references, training targets, and reason -> number of rows of the split that are not scored.
+        Sources, references, training targets, reason -> number of rows of the split that are not scored, and the
+        languages of source and target, none if they are not known.
 
     Raises:
         ValueError: if there is no such split.
@@ -248,7 +265,7 @@ def pairs_of_split(
     for name in chosen:
         left_out.update(pairs.report.left_out[name])
     rows = rows.select(range(min(max_samples or len(rows), len(rows))))
-    return rows["source"][:], rows["target"][:], training_targets, dict(left_out)
+    return rows["source"][:], rows["target"][:], training_targets, dict(left_out), pairs.provenance.languages
 
 
 def summary_of_run(

@@ -1,18 +1,24 @@
-"""Seq2SeqTrainer for models that smooth their labels themselves, with checkpoints that are whole or refused."""
+"""Trainer and Seq2SeqTrainer as the recipes use them: labels smoothed by the model, every held-out row scored, and
+checkpoints that are whole or refused."""
 
 import copy
+import json
 import logging
 import math
 import shutil
 import signal
 import sys
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import Seq2SeqTrainer, TrainerCallback
+from transformers import Seq2SeqTrainer, Trainer, TrainerCallback
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import rotate_checkpoints
 
@@ -112,6 +118,38 @@ class StopOnDivergence(TrainerCallback):
         )
 
 
+class TrainingClock(TrainerCallback, ExportableState):
+    """Measures a training in seconds, over all the times that it was stopped and resumed.
+
+    Each checkpoint holds the seconds up to it, so what was trained after the last checkpoint, and is trained again,
+    counts once.
+    """
+
+    def __init__(self):
+        self.before, self._began = 0.0, None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the training began, those before the checkpoint that it went on from included."""
+        return self.before + (0.0 if self._began is None else time.perf_counter() - self._began)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of this callback."""
+        return {"args": {}, "attributes": {"before": round(self.seconds, 3)}}
+
+    def begin(self, checkpoint: str | None) -> None:
+        """Start to measure; `checkpoint` is the folder to go on from, None for a training from its first step."""
+        self._began = time.perf_counter()
+        if checkpoint is not None:  # by hand: the Trainer restores callbacks only where asked to
+            saved = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
+            own = saved.get("stateful_callbacks", {}).get(type(self).__name__, {})
+            self.before = float(own.get("attributes", {}).get("before", 0.0))
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self._began is None:  # a Trainer that restores callbacks puts a new one in this one's place
+            self._began = time.perf_counter()
+
+
 class ShuffledLengthGroupedSampler(LengthGroupedSampler):
     """Batches of similar length in random order; transformers' own come from long to short, fifty times over.
 
@@ -127,29 +165,60 @@ class ShuffledLengthGroupedSampler(LengthGroupedSampler):
         return iter([index for batch in (first, *(middle[place] for place in order), last) for index in batch])
 
 
-class GenaiSeq2SeqTrainer(TrainerHooks, Seq2SeqTrainer):
-    """Seq2SeqTrainer that differs in these points.
+class GenaiTrainer(TrainerHooks, Trainer):
+    """Trainer that differs in these points.
 
     Batches grouped by length come in random order.
 
     Label smoothing: transformers' smoother takes the labels away from the model and needs all logits at once. A model
     that says `smooths_labels` does so inside its own, chunked loss instead.
 
+    How batches are made is for training alone: each row that is to be scored is scored, in the order of the rows, so
+    that outputs stand beside their references. transformers' own evaluation follows `dataloader_drop_last` and the
+    grouping by length.
+
     Checkpoints: a marker file stands in the folder until the last byte is written, older checkpoints are deleted only
     then, and a failed save (full disk) removes what it wrote and says so.
 
     Tied weights are not reported as missing when a checkpoint is loaded: it holds them once.
-
-    Generation: the evaluation does not write defaults such as max_length=20 into the model's generation config.
     """
 
     def __init__(self, *args, tokenizers: tuple[Any, Any] | None = None, **kwargs):
-        """Take what Seq2SeqTrainer takes, and the source and target tokenizer, which each checkpoint gets too."""
+        """Take what transformers' trainer takes, and the source and target tokenizer, which each checkpoint gets too.
+
+        Raises:
+            ValueError: `dataloader_drop_last` leaves nothing to train on.
+        """
         super().__init__(*args, **kwargs)
         self.tokenizers = tokenizers
         self.smooths_inside = False
         if self.label_smoother is not None and getattr(self.model, "smooths_labels", False):
             self.label_smoother, self.smooths_inside = None, True
+        rows = 0 if self.train_dataset is None else len(self.train_dataset)  # type: ignore[arg-type]
+        batch = self.args.train_batch_size * self.args.world_size
+        if self.args.dataloader_drop_last and 0 < rows < batch:
+            raise ValueError(
+                f"dataloader_drop_last must be false, or per_device_train_batch_size smaller: {rows} training rows do"
+                f" not fill one batch of {batch}, so that all of them would be dropped"
+            )
+
+    @contextmanager
+    def _all_rows_in_order(self) -> Iterator[None]:
+        args = self.args
+        kept = args.dataloader_drop_last, args.train_sampling_strategy
+        args.dataloader_drop_last, args.train_sampling_strategy = False, "sequential"
+        try:
+            yield
+        finally:
+            args.dataloader_drop_last, args.train_sampling_strategy = kept
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        with self._all_rows_in_order():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset):
+        with self._all_rows_in_order():
+            return super().get_test_dataloader(test_dataset)
 
     def arrange(self, sampler):
         if not isinstance(sampler, LengthGroupedSampler):
@@ -162,13 +231,6 @@ class GenaiSeq2SeqTrainer(TrainerHooks, Seq2SeqTrainer):
         if self.smooths_inside and model.training:  # the evaluation loss is the plain one
             inputs = {**inputs, "label_smoothing": self.args.label_smoothing_factor}
         return super().compute_loss(model, inputs, *args, **kwargs)
-
-    def prediction_step(self, *args, **kwargs):
-        kept, self.model.generation_config = self.model.generation_config, copy.deepcopy(self.model.generation_config)
-        try:
-            return super().prediction_step(*args, **kwargs)
-        finally:
-            self.model.generation_config = kept
 
     def forgive_missing(self, load_result):
         for name in self.model.all_tied_weights_keys:  # saved once, under the name that they are tied to
@@ -199,3 +261,17 @@ class GenaiSeq2SeqTrainer(TrainerHooks, Seq2SeqTrainer):
             self.args.save_total_limit = limit
         if self.args.should_save:
             rotate_checkpoints(run, limit, self.state.best_model_checkpoint, use_mtime=True)
+
+
+class GenaiSeq2SeqTrainer(GenaiTrainer, Seq2SeqTrainer):
+    """Seq2SeqTrainer with the points of `GenaiTrainer`, and one more.
+
+    Generation: the evaluation does not write defaults such as max_length=20 into the model's generation config.
+    """
+
+    def prediction_step(self, *args, **kwargs):
+        kept, self.model.generation_config = self.model.generation_config, copy.deepcopy(self.model.generation_config)
+        try:
+            return super().prediction_step(*args, **kwargs)
+        finally:
+            self.model.generation_config = kept

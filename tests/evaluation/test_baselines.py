@@ -72,7 +72,10 @@ def test_a_word_gets_its_own_most_frequent_tag():
         ("One line\nTwo", "One line"),
         ("No end", "No end"),
         ("是的。不", "是的。"),
+        ("「はい。」と言う", "「はい。」"),
+        ("पहला वाक्य। दूसरा।", "पहला वाक्य।"),
+        ("هل هذا؟ نعم.", "هل هذا؟"),
     ],
 )
-def test_the_first_sentence_ends_at_a_mark_before_a_space(text, expected):
+def test_the_first_sentence_ends_at_a_mark_of_its_script(text, expected):
     assert first_sentence(text) == expected

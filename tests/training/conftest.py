@@ -18,9 +18,8 @@ def tiny_trainer():
         model = model or GenaiRNNForConditionalGeneration(GenaiRNNConfig(vocab_size=16, hidden_size=8, dropout=0.1))
         rows = torch.randint(4, 16, (8, 2, 5)).tolist()
         rows = [{"input_ids": source, "labels": target, "length": 10} for source, target in rows]
-        arguments = RecipeTrainingArguments(
-            output_dir=str(folder), use_cpu=True, per_device_train_batch_size=4, disable_tqdm=True, **options
-        )
+        options = {"per_device_train_batch_size": 4, **options}
+        arguments = RecipeTrainingArguments(output_dir=str(folder), use_cpu=True, disable_tqdm=True, **options)
         return GenaiSeq2SeqTrainer(
             model=model,
             args=arguments,

@@ -20,7 +20,14 @@ def card_of(recipe: str, start: str, *more: str):
     """Return the card of a run that went on with the model `start`."""
     options = ["--model_name_or_path", start, "--output_dir", "run", *more]
     results = defaultdict(int, model_type="genai_gpt", objective="clm", settings={}, samples=[], attention_maps=[])
-    results |= {"architecture": "", "baselines": {}, "rows": defaultdict(int), "scores": {}, "data": {}}
+    results |= {
+        "bleu_tokenize": "13a",
+        "architecture": "",
+        "baselines": {},
+        "rows": defaultdict(int),
+        "scores": {},
+        "data": {},
+    }
     texts = SimpleNamespace(provenance=WHERE, names={"test": "mine"}, test=None, report=SimpleNamespace())
     texts.validation = {"text": []}
     if recipe == "pretrain_text":

@@ -280,6 +280,35 @@ def test_how_summaries_are_generated_is_an_option_and_saved_with_the_model(tmp_p
     assert (saved["num_beams"], saved["max_new_tokens"]) == (2, 9)
 
 
+@pytest.mark.parametrize("model", [{"model_type": "genai_t5", "hidden_size": 16}, {"model_type": "t5", "d_model": 16}])
+def test_smoothed_labels_are_learned_from_the_summary_before_them(model, tmp_path, monkeypatch):
+    seen = []
+    compute_loss = recipe.GenaiTrainer.compute_loss
+    monkeypatch.setattr(
+        recipe.GenaiTrainer,
+        "compute_loss",
+        lambda self, *a, **k: seen.append(dict(a[1])) or compute_loss(self, *a, **k),
+    )
+    results = run("summarisation", tmp_path / "run", "--model", str(model), "--label_smoothing_factor", "0.1")
+    assert results["train_steps"] == 2
+    for batch in seen[:2]:
+        assert batch["input_ids"].shape[1] > batch["decoder_input_ids"].shape[1]
+        before, labels = batch["decoder_input_ids"][:, 1:], batch["labels"][:, :-1]
+        assert (before == labels)[labels != -100].all()
+
+
+@pytest.mark.parametrize("task", ["classification", "tagging", "qa"])
+def test_how_training_makes_its_batches_changes_no_score(task, tmp_path):
+    options = ["--learning_rate", "0", "--per_device_train_batch_size", "8", "--per_device_eval_batch_size", "5"]
+    plain = run(task, tmp_path / "plain", *options)
+    other = run(
+        *(task, tmp_path / "other", *options, "--dataloader_drop_last", "true"),
+        *("--train_sampling_strategy", "group_by_length"),
+    )
+    assert plain["rows"]["test"] % 5
+    assert (other["scores"], other["samples"]) == (plain["scores"], plain["samples"])
+
+
 def test_dialogues_of_plain_turns_are_scored_in_training_and_end_with_the_best_state(tmp_path):
     """The Trainer takes all arguments of a causal model with "label" in their names for labels, and has no loss."""
     rows = [{"turns": [row["messages"][0]["content"], "yes", "why?"]} for row in rows_of("dialogue")]
@@ -405,6 +434,8 @@ def test_classes_may_be_numbers_and_are_called_what_the_data_set_calls_them(tmp_
     swapped = [{"text": row["text"], "label": [1, 2] if n % 2 else [2, 1]} for n, row in enumerate(rows_of("code"))]
     results = run("classification", tmp_path / "swapped", rows=swapped)
     assert results["baselines"]["most frequent label"]["accuracy"] == 1
+    with pytest.raises(ValueError, match="label_smoothing_factor must be 0 for rows of several labels, not 0.1"):
+        run("classification", tmp_path / "smooth", "--label_smoothing_factor", "0.1", rows=swapped)
     several = [{"text": row["text"], "label": list(range(n % 12))} for n, row in enumerate(rows_of("code"))]
     run("classification", tmp_path / "several", "--test_data", "0.1", "--validation_data", "0.1", rows=several)
     assert AutoConfig.from_pretrained(tmp_path / "several").id2label == {number: str(number) for number in range(11)}
@@ -433,6 +464,7 @@ def test_classes_may_be_numbers_and_are_called_what_the_data_set_calls_them(tmp_
         ),
         (["--metric_for_best_model", "accuracy"], "metric_for_best_model must be one of loss, .* not 'accuracy'"),
         (["--prediction_loss_only", "true"], "prediction_loss_only must be false"),
+        (["--task", "qa", "--label_smoothing_factor", "0.1"], "label_smoothing_factor must be 0 for qa, not 0.1"),
         (["--learning_rat", "1"], "did you mean 'learning_rate'"),
         (["--model.model_type", "genai_brt"], "did you mean 'genai_bert'"),
     ],

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import Dataset
 from tiny_cases import cases
 from transformers import T5Config, T5ForConditionalGeneration, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -46,6 +47,22 @@ def test_smoothing_inside_the_model_equals_the_smoother_of_transformers(tmp_path
         logits.flatten(0, 1), inputs["labels"].flatten(), ignore_index=-100, label_smoothing=0.3
     )
     torch.testing.assert_close(inside, expected)
+
+
+@pytest.mark.parametrize("strategy", ["group_by_length", "random"])
+def test_every_row_is_scored_in_its_place_however_training_makes_its_batches(tmp_path, tiny_trainer, strategy):
+    options = {"per_device_eval_batch_size": 4, "train_sampling_strategy": strategy, "dataloader_drop_last": True}
+    trainer = tiny_trainer(tmp_path, **options)
+    rows = [{"input_ids": [4 + n] * (1 + n % 5), "labels": [4 + n] * (1 + n % 5), "length": n % 5} for n in range(10)]
+    found = trainer.predict(Dataset.from_list(rows))
+    assert found.label_ids[:, 0].tolist() == list(range(4, 14))
+    assert len(found.predictions) == 10
+
+
+def test_a_batch_that_the_training_rows_do_not_fill_is_refused_where_it_would_be_dropped(tmp_path, tiny_trainer):
+    assert tiny_trainer(tmp_path, dataloader_drop_last=True).train_dataset  # two batches of 4
+    with pytest.raises(ValueError, match="dataloader_drop_last must be false.*8 training rows .* one batch of 9"):
+        tiny_trainer(tmp_path, dataloader_drop_last=True, per_device_train_batch_size=9)
 
 
 def test_any_other_model_gets_the_smoother_of_transformers(tmp_path, tiny_trainer):
