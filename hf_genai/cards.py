@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 TARGET_TOKENIZER = "target_tokenizer"
-_METRIC_NAMES = {"bleu": "BLEU", "chrf": "chrF", "exact_match": "Exact match", "f1": "F1"}
+_METRIC_NAMES = {"bleu": "BLEU", "chrf": "chrF", "exact_match": "Exact match", "f1": "F1", "entity_f1": "Entity F1"}
 
 
 @dataclass(kw_only=True)

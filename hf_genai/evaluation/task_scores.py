@@ -4,7 +4,7 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -123,3 +123,82 @@ def rouge_scorer(language: str | None = None) -> Any:
     except ImportError as error:
         raise ImportError("ROUGE needs rouge-score: pip install 'hf_genai[eval]'") from error
     return RougeScorer(ROUGE, tokenizer=RougeTokens(language))
+
+
+# letters of the schemes -> seqeval's; BI: of IOB1, IOB2 and IO
+_SCHEMES = [
+    dict(zip(letters, own, strict=True))
+    for letters, own in (
+        ("BI", "BI"),
+        ("IE", "IE"),
+        ("BIES", "BIES"),
+        ("BILU", "BIES"),
+        ("BMES", "BIES"),
+        ("BMEW", "BIES"),
+    )
+]
+
+
+def entity_tags(names: Iterable[str]) -> dict[str, str] | None:
+    """Return tags of entities as seqeval writes them ("B-PER", "O"), by the names that a data set has for them.
+
+    Known are IOB1, IOB2 (BIO), IO, IOE, IOBES, BILOU, BMES and BMEWO, with the letter before the type ("B-PER",
+    "b_per") or behind it ("PER-B"), or alone, as in the segmentation of words.
+
+    Args:
+        names: of all tags.
+
+    Returns:
+        None for tags that mark no entities, such as parts of speech.
+    """
+    names = list(names)
+    inside = [name for name in names if name.upper() != "O"]
+    for form in (r"(?P<letter>[a-z])[-_](?P<type>.+)", r"(?P<type>.+)[-_](?P<letter>[a-z])", r"(?P<letter>[a-z])"):
+        matches = [re.fullmatch(form, name, flags=re.IGNORECASE) for name in inside]
+        if not inside or not all(matches):
+            continue
+        parts = [match.groupdict() for match in matches if match]
+        letters = {part["letter"].upper() for part in parts}
+        scheme = next((scheme for scheme in _SCHEMES if letters <= set(scheme)), None)
+        # without types or a tag for what is outside, the letters may mean anything: two are needed
+        if (
+            scheme is None
+            or ("type" not in parts[0] or len(inside) == len(names))
+            and not ("B" in letters and letters & set("IEML"))
+        ):
+            continue
+        tags = {
+            name: "-".join([scheme[part["letter"].upper()], *([part["type"]] if "type" in part else [])])
+            for name, part in zip(inside, parts, strict=True)
+        }
+        return {**dict.fromkeys(set(names) - set(inside), "O"), **tags}
+    return None
+
+
+def entity_scores(found: Sequence[Sequence[str]], expected: Sequence[Sequence[str]]) -> Scores:
+    """Return precision, recall and F1 of entities, 0 to 1, over all types together, as seqeval and conlleval do.
+
+    An entity is right if its first word, its last word and its type are.
+
+    Args:
+        found: tags of the words of each text, as `entity_tags` writes them.
+        expected: the right ones.
+
+    Raises:
+        ImportError: without seqeval; names the extra.
+
+    Reference: Tjong Kim Sang and De Meulder (2003), "Introduction to the CoNLL-2003 Shared Task", section 2.
+    """
+    scorer = entity_scorer()
+    rows = [list(map(list, column)) for column in (expected, found)]
+    precision, recall, f1, _ = scorer.precision_recall_fscore_support(*rows, average="micro", zero_division=0)
+    return {"entity_f1": float(f1), "entity_precision": float(precision), "entity_recall": float(recall)}
+
+
+def entity_scorer() -> Any:
+    """Return what scores entities, or raise ImportError, naming the extra."""
+    try:
+        from seqeval.metrics import sequence_labeling
+    except ImportError as error:
+        raise ImportError("F1 of entities needs seqeval: pip install 'hf_genai[eval]'") from error
+    return sequence_labeling

@@ -7,6 +7,7 @@ and knows the baseline to beat. Accuracies, exact match and F1 are 0 to 1, ROUGE
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,16 @@ from ..data.packing import pack
 from ..data.plain_text import encode_text, text_of
 from ..data.tokenizers import encode_cut, end_texts
 from ..evaluation.baselines import first_sentence, majority, most_frequent_tags, unigram_loss
-from ..evaluation.task_scores import Scores, answer_scores, macro_f1, rouge, rouge_scorer
+from ..evaluation.task_scores import (
+    Scores,
+    answer_scores,
+    entity_scorer,
+    entity_scores,
+    entity_tags,
+    macro_f1,
+    rouge,
+    rouge_scorer,
+)
 from ..objectives.causal_lm import CausalLMCollator
 from ..objectives.classification import label_names, tokenize_texts
 from ..objectives.dialogue import as_messages, recent_turns, tokenize_dialogues
@@ -160,6 +170,9 @@ class Tagging(Task):
 
     def config(self, texts: Dataset) -> dict[str, Any]:
         self.names = _labels([tag for tags in texts["tags"] for tag in tags], "tags")
+        self.entities = entity_tags(self.names)
+        if self.entities is not None:
+            entity_scorer()  # what scoring needs is asked for before training
         return _named(self.names)
 
     def tokenize(self, texts: Dataset) -> Dataset:
@@ -176,24 +189,35 @@ class Tagging(Task):
         guesses, labels = found.predictions.argmax(-1), found.label_ids
         counted = labels != -100
         f1 = macro_f1(guesses[counted], labels[counted], len(self.names))
-        samples = []
-        for words, tags, guess, label in zip(texts["tokens"], texts["tags"], guesses, labels, strict=True):
-            names = [self.names[number] for number in guess[label != -100]]
-            samples.append((" ".join(words), " ".join(map(str, tags)), " ".join(names)))
-            if len(samples) == 5:
-                break
-        return {"accuracy": float((guesses == labels)[counted].mean()), "f1": f1}, samples
+        own, right = (
+            [[self.names[number] for number in row[places]] for row, places in zip(numbers, counted, strict=True)]
+            for numbers in (guesses, labels)
+        )
+        samples = [
+            (" ".join(words), " ".join(map(str, tags)), " ".join(names))
+            for words, tags, names in zip(texts["tokens"][:5], texts["tags"][:5], own[:5], strict=True)
+        ]
+        accuracy = float((guesses == labels)[counted].mean())
+        return {"accuracy": accuracy, "f1": f1, **self._of_entities(own, right)}, samples
+
+    def _of_entities(self, own: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> Scores:
+        if (tags := self.entities) is None:
+            return {}
+        return entity_scores(*([[tags[name] for name in row] for row in rows] for rows in (own, right)))
 
     def baselines(self, train: Dataset, texts: Dataset) -> dict[str, Scores]:
         of_word, other = most_frequent_tags(train["tokens"], train["tags"])
-        pairs = [
-            (of_word.get(word, other), str(tag))
-            for words, tags in zip(texts["tokens"], texts["tags"], strict=True)
-            for word, tag in zip(words, tags, strict=True)
-        ]
+        right = [list(map(str, tags)) for tags in texts["tags"]]
+        guesses = {
+            "most frequent tag": [[other] * len(tags) for tags in right],
+            "most frequent tag of each word": [[of_word.get(w, other) for w in words] for words in texts["tokens"]],
+        }
         return {
-            "most frequent tag": {"accuracy": float(np.mean([other == tag for _, tag in pairs]))},
-            "most frequent tag of each word": {"accuracy": float(np.mean([own == tag for own, tag in pairs]))},
+            name: {
+                "accuracy": float(np.mean([one == two for one, two in zip(chain(*rows), chain(*right), strict=True)])),
+                **self._of_entities(rows, right),
+            }
+            for name, rows in guesses.items()
         }
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from hf_genai.evaluation.scripts import likely_language, units, without_spaces_between_words
-from hf_genai.evaluation.task_scores import ROUGE, answer_scores, rouge
+from hf_genai.evaluation.task_scores import ROUGE, answer_scores, entity_scores, entity_tags, rouge
 
 IN_SCRIPTS = [
     "The weather is fine today",
@@ -88,6 +88,67 @@ def test_f1_of_answers_counts_words_or_characters_as_the_benchmarks_do(found, ex
     scores = answer_scores([found], [["no such answer", expected]], language)
     assert scores["f1"] == pytest.approx(f1)
     assert scores["exact_match"] == (f1 == 1)
+
+
+SENTENCES = {  # "Anna Lee went to Rome Italy ." as a person and two places
+    "IOB1": "I-PER I-PER O O I-LOC B-LOC O",
+    "IOB2": "B-PER I-PER O O B-LOC B-LOC O",
+    "IOE": "I-PER E-PER O O E-LOC E-LOC O",
+    "IOBES": "B-PER E-PER O O S-LOC S-LOC O",
+    "BILOU": "B-PER L-PER O O U-LOC U-LOC O",
+    "BMEWO": "B-PER M-PER E-PER O W-LOC W-LOC O",
+    "underscores": "b_per i_per o o b_loc b_loc o",
+    "behind": "PER-B PER-I O O LOC-B LOC-B O",
+}
+
+
+@pytest.mark.parametrize("scheme", SENTENCES)
+def test_entities_count_in_every_scheme(scheme):
+    tags = SENTENCES[scheme].split()
+    names = entity_tags(sorted(set(tags)))
+    right = [names[tag] for tag in tags]
+    assert entity_scores([right], [right])["entity_f1"] == 1
+    cut = [["O", *right[1:]]]  # the person begins late, so two of three are right
+    assert entity_scores(cut, [right])["entity_f1"] == pytest.approx(4 / 6)
+    assert entity_scores([["O"] * len(tags)], [right]) == dict.fromkeys(
+        ("entity_f1", "entity_precision", "entity_recall"), 0
+    )
+
+
+def test_entities_are_those_of_seqeval():
+    from seqeval.metrics import f1_score, precision_score, recall_score
+
+    right = [["B-PER", "I-PER", "O", "B-LOC"], ["O", "I-ORG", "I-ORG", "B-ORG"], ["B-X-Y", "I-X-Y"]]
+    found = [["B-PER", "I-PER", "O", "I-PER"], ["B-ORG", "I-ORG", "O", "B-ORG"], ["B-X-Y", "B-X-Y"]]
+    names = entity_tags({tag for row in right + found for tag in row})
+    assert all(tag == own for tag, own in names.items())
+    assert entity_scores(found, right) == {
+        "entity_f1": pytest.approx(f1_score(right, found)),
+        "entity_precision": pytest.approx(precision_score(right, found)),
+        "entity_recall": pytest.approx(recall_score(right, found)),
+    }
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["NOUN", "VERB", "X"],
+        ["0", "1"],
+        ["O"],
+        ["B", "S"],
+        ["I", "O"],
+        ["E-1", "S-2"],
+        ["B-PER", "Q-PER", "O"],
+        ["cat", "O"],
+    ],
+)
+def test_tags_that_mark_no_entities_are_told_apart(names):
+    assert entity_tags(names) is None
+
+
+def test_letters_alone_segment_words():
+    assert entity_tags(["B", "M", "E", "S"]) == {"B": "B", "M": "I", "E": "E", "S": "S"}
+    assert entity_scores([["B", "I", "E", "S"]], [["B", "E", "S", "S"]])["entity_f1"] == pytest.approx(2 / 5)
 
 
 def test_an_empty_answer_equals_an_empty_one_alone():

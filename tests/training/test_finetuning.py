@@ -309,6 +309,23 @@ def test_how_training_makes_its_batches_changes_no_score(task, tmp_path):
     assert (other["scores"], other["samples"]) == (plain["scores"], plain["samples"])
 
 
+def test_taggers_of_entities_are_scored_by_entities_and_so_are_their_baselines(tmp_path, monkeypatch):
+    rows = [
+        {"tokens": row["tokens"], "tags": ["B-ANIMAL" if w in ("cat", "dog") else "O" for w in row["tokens"]]}
+        for row in rows_of("tagging")
+    ]
+    results = run("tagging", tmp_path / "run", "--learning_rate", "0.02", "--max_steps", "40", rows=rows)
+    assert results["scores"]["entity_f1"] > 0.9
+    assert results["baselines"]["most frequent tag"]["entity_f1"] == 0
+    assert results["baselines"]["most frequent tag of each word"]["entity_f1"] == 1
+    assert "Entity F1" in (tmp_path / "run" / "README.md").read_text("utf-8")
+
+    monkeypatch.setitem(sys.modules, "seqeval.metrics", None)
+    monkeypatch.setattr("transformers.Trainer.train", lambda *args, **kwargs: pytest.fail("it trained"))
+    with pytest.raises(ImportError, match=r"seqeval: pip install 'hf_genai\[eval\]'"):
+        run("tagging", tmp_path / "without", rows=rows)
+
+
 def test_dialogues_of_plain_turns_are_scored_in_training_and_end_with_the_best_state(tmp_path):
     """The Trainer takes all arguments of a causal model with "label" in their names for labels, and has no loss."""
     rows = [{"turns": [row["messages"][0]["content"], "yes", "why?"]} for row in rows_of("dialogue")]
