@@ -2,7 +2,9 @@
 
 generation.py         texts in, texts out, in batches
 metrics.py            BLEU, chrF, exact match, accuracy, F1 and perplexity behind `evaluate`'s interface, offline
-task_scores.py        what classes, answers and summaries are scored by in fine-tuning
+bleu_tokenizers.py    which of sacreBLEU's tokenizers a target language takes
+scripts.py            what counts as a word in each script
+task_scores.py        what classes, entities, answers and summaries are scored by in fine-tuning
 baselines.py          what a model has to beat there and in pretraining
 attention_maps.py     what the decoder looked at, one map per generated sequence
 words.py              tokens back to words, for these maps
