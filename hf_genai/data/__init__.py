@@ -2,7 +2,9 @@
 
 pairs.py         sentence pairs, judged and split
 cldr.py          pairs made at run time of Unicode CLDR
-readers.py       rows of pairs as they stand in files, Arrow tables and language packs
+pair_files.py    pairs as they stand in files and Arrow tables
+language_packs.py  translations of JupyterLab's texts as pairs
+readers.py       rows as they stand in files of any format
 texts.py         texts, alone or with labels and the like, judged and split
 built_in.py      texts and labelled rows that need no download
 tokenizers.py    train, save, open and use tokenizers

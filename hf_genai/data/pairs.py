@@ -4,21 +4,24 @@ import hashlib
 import logging
 import numbers
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from babel import __version__ as babel_version
-from datasets import Dataset, DatasetDict, Features, Value, load_dataset, load_from_disk
+from datasets import Dataset, DatasetInfo, Features, Value, load_dataset, load_from_disk
 
 from .cldr import CldrPairs
-from .readers import TABLES, Row, read_arrow, read_files, read_language_pack
+from .language_packs import read_language_pack
+from .pair_files import RawPair, numbered, read_arrow, read_pairs
+from .readers import TABLES, files_of_folder, kind
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 DEFAULT_SHARE = 0.05
+SHOWN = 3  # of the rows left out for a reason, those whose places are told
 CLDR_SIZES = {"train": 8000, "validation": 500, "test": 500}
 _FEATURES = Features({"source": Value("string"), "target": Value("string")})
 
@@ -39,20 +42,34 @@ class Provenance:
     dataset_id: str | None = None  # its name on the Hub, if it lies there
 
 
+def said_of_left_out(counts: Mapping[str, int], places: Mapping[str, Sequence[str]]) -> str:
+    """Return reasons with their numbers of rows, and the places of the first: "2 empty (a.csv, line 3; ...)"."""
+
+    def of(reason: str, count: int) -> str:
+        shown = places.get(reason, ())
+        return f" ({'; '.join(shown)}{'; ...' if len(shown) < count else ''})" if shown else ""
+
+    return ", ".join(f"{count:,} {reason}{of(reason, count)}" for reason, count in sorted(counts.items()))
+
+
 @dataclass
 class PairReport:
     """Rows kept and rows left out, by split and reason. What a split was held out of counts as "train"."""
 
     kept: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, dict[str, int]] = field(default_factory=lambda: {split: {} for split in SPLITS})
+    places: dict[str, dict[str, list[str]]] = field(default_factory=lambda: {split: {} for split in SPLITS})
+    """Where the first rows left out stand, by split and reason."""
 
-    def add(self, split: str, reason: str, count: int = 1) -> None:
+    def add(self, split: str, reason: str, count: int = 1, place: str | None = None) -> None:
         self.left_out[split][reason] = self.left_out[split].get(reason, 0) + count
+        if place is not None and len(places := self.places[split].setdefault(reason, [])) < SHOWN:
+            places.append(place)
 
     def __str__(self) -> str:
         lines = []
         for split in SPLITS:
-            bad = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.left_out[split].items()))
+            bad = said_of_left_out(self.left_out[split], self.places[split])
             lines.append(f"{split}: {self.kept.get(split, 0):,} pairs" + (f"; left out: {bad}" if bad else ""))
         return "\n".join(lines)
 
@@ -122,7 +139,7 @@ def load_pairs(
     for split, value in held_out.items():
         _check_held_out(split, value)
     columns = (source_column, target_column)
-    raw: dict[str, Iterable[Row]]
+    raw: dict[str, Iterable[RawPair]]
     paths = _paths(source)
     if paths is not None or str(source).startswith(("cldr:", "jupyterlab:")):
         refuse_hub_options(source, config_name, revision)
@@ -133,17 +150,17 @@ def load_pairs(
     elif isinstance(source, str) and source.startswith("jupyterlab:"):
         raw, provenance = _jupyterlab(source)
     elif paths is not None:
-        raw = {"train": read_files(paths, *columns)}
+        raw = {"train": read_pairs(paths, *columns)}
         name = ", ".join(path.name for path in paths)
         description = f"Sentence pairs from {name}."
         provenance = Provenance(name, description, licence or "not stated", name, tuple(languages or ()))
     else:
-        raw, provenance = _hub(str(source), columns, held_out, config_name, revision, licence, languages)
+        raw, provenance = _named_set(str(source), columns, held_out, config_name, revision, licence, languages)
     for split, value in held_out.items():
         if value is not None and not isinstance(value, numbers.Real):
             files = [value] if isinstance(value, (str, Path)) else list(value)  # type: ignore[arg-type]
             if split not in raw:
-                raw[split] = read_files([Path(file).expanduser() for file in files], *columns)
+                raw[split] = read_pairs([Path(file).expanduser() for file in files], *columns)
             held_out[split] = None
     if not hold_out:
         held_out = {split: 0 if value is None else value for split, value in held_out.items()}
@@ -151,7 +168,7 @@ def load_pairs(
 
 
 def _finish(
-    raw: dict[str, Iterable[Row]],
+    raw: dict[str, Iterable[RawPair]],
     held_out: dict[str, Any],
     train_size: int | None,
     max_length_chars: int,
@@ -189,24 +206,21 @@ def _finish(
     return PairData(**data, report=report, provenance=provenance)
 
 
-def _judge(rows: Iterable[Row], split: str, max_length_chars: int, report: PairReport) -> list[tuple[str, str]]:
-    reasons: Counter[str] = Counter()
+def _judge(rows: Iterable[RawPair], split: str, max_length_chars: int, report: PairReport) -> list[tuple[str, str]]:
     pairs: list[tuple[str, str]] = []
-    for row in rows:
+    seen: set[tuple[str, str]] = set()
+    for place, row in rows:
         reason = (
             row if isinstance(row, str) else next(filter(None, (_flaw(text, max_length_chars) for text in row)), None)
         )
-        if reason:
-            reasons[reason] += 1
-        else:
-            pairs.append((row[0].strip(), row[1].strip()))
-    if split == "train":
-        distinct = list(dict.fromkeys(pairs))
-        reasons["duplicate"] += len(pairs) - len(distinct)
-        pairs = distinct
-    for reason, count in reasons.items():
-        if count:
-            report.add(split, reason, count)
+        if reason is None:
+            pair = (row[0].strip(), row[1].strip())
+            if split != "train" or pair not in seen:
+                seen.add(pair)
+                pairs.append(pair)
+                continue
+            reason = "duplicate"
+        report.add(split, reason, place=place)
     return pairs
 
 
@@ -266,12 +280,7 @@ def _paths(source: str | Path | Sequence[str | Path]) -> list[Path] | None:
         path = Path(source).expanduser()
         if path.is_dir():
             return None
-        is_file = (
-            isinstance(source, Path)
-            or path.is_file()
-            or path.suffix.lower() in TABLES
-            or source[:1] in ("/", ".", "~")
-        )
+        is_file = isinstance(source, Path) or path.is_file() or kind(path) in TABLES or source[:1] in ("/", ".", "~")
         return [path] if is_file else None
     return [Path(path).expanduser() for path in source]
 
@@ -284,7 +293,8 @@ def _cldr(source: str, held_out: dict[str, Any], train_size: int | None, seed: i
             raise ValueError(f"{split} must be a number of pairs with source={source!r}, got {value!r}")
         sizes[split] = sizes[split] if value is None else value
     generator = CldrPairs(one, two)
-    pairs = generator.draw(sizes["train"], sizes["validation"], sizes["test"], seed)
+    drawn = generator.draw(sizes["train"], sizes["validation"], sizes["test"], seed)
+    pairs = {split: list(numbered(rows, source)) for split, rows in drawn.items()}
     lacking = (
         f" CLDR lacks in one of these languages: {', '.join(generator.missing_kinds)}."
         if generator.missing_kinds
@@ -308,7 +318,7 @@ def _cldr(source: str, held_out: dict[str, Any], train_size: int | None, seed: i
 def _jupyterlab(source: str) -> tuple[dict, Provenance]:
     locale = source.removeprefix("jupyterlab:")
     rows, version = read_language_pack(locale)
-    return {"train": rows}, Provenance(
+    return {"train": numbered(rows, source)}, Provenance(
         name=f"JupyterLab language pack, {locale}",
         description="Texts of a real program, JupyterLab and its extensions, translated by volunteers.",
         licence="BSD-3-Clause",
@@ -318,7 +328,7 @@ def _jupyterlab(source: str) -> tuple[dict, Provenance]:
     )
 
 
-def _hub(
+def _named_set(
     source: str,
     columns: tuple[str, str],
     held_out: dict[str, Any],
@@ -327,20 +337,24 @@ def _hub(
     licence: str | None,
     languages: tuple[str, str] | None,
 ) -> tuple[dict, Provenance]:
+    """Read a folder, or a data set on the Hub."""
     if ":" in source:
         raise ValueError(f"source={source!r}: unknown scheme; known: 'cldr:en-fr', 'jupyterlab:fr-FR'")
-    splits = open_hub(source, config_name, revision, "'cldr:en-fr', 'jupyterlab:fr-FR'")
+    splits = open_set(source, config_name, revision, "'cldr:en-fr', 'jupyterlab:fr-FR'")
     wanted = {"train": "train"}
     for split, value in held_out.items():
         if isinstance(value, str) and value in splits:
             wanted[split] = value
         elif value is None and split in splits:
             wanted[split] = split
-    raw = {
-        split: read_arrow(splits[name].with_format("arrow")[:], *columns, where=f"{source}, split {name}")
-        for split, name in wanted.items()
-    }
-    return raw, hub_provenance(source, splits, revision, licence, languages)
+    raw: dict[str, Iterable[RawPair]] = {}
+    for split, name in wanted.items():
+        rows = splits[name]
+        if isinstance(rows, list):
+            raw[split] = read_pairs(rows, *columns)
+        else:
+            raw[split] = read_arrow(rows.with_format("arrow")[:], *columns, where=f"{source}, split {name}")
+    return raw, provenance_of_set(source, splits, revision, licence, languages)
 
 
 def refuse_hub_options(source: Any, config_name: str | None, revision: str | None) -> None:
@@ -350,8 +364,12 @@ def refuse_hub_options(source: Any, config_name: str | None, revision: str | Non
             raise ValueError(f"{name}={value!r} is for a data set on the Hub; {source} is none: leave it out")
 
 
-def open_hub(source: str, config_name: str | None, revision: str | None, built_in: str) -> DatasetDict:
-    """Open a data set on the Hub, or a folder of files or of `save_to_disk`, where a set without splits is `train`.
+def open_set(
+    source: str, config_name: str | None, revision: str | None, built_in: str
+) -> dict[str, Dataset] | dict[str, list[Path]]:
+    """Open a data set on the Hub, or a folder of files or of `save_to_disk`; return its splits, or their files.
+
+    A set without splits is `train`.
 
     Args:
         built_in: names that could have been meant, for the error.
@@ -359,30 +377,34 @@ def open_hub(source: str, config_name: str | None, revision: str | None, built_i
     Raises:
         ValueError: it cannot be opened, or has no split `train`.
     """
-    saved = all((Path(source) / name).is_file() for name in ("state.json", "dataset_info.json"))  # by save_to_disk
-    if Path(source).is_dir():
+    folder = Path(source).expanduser()
+    saved = all((folder / name).is_file() for name in ("state.json", "dataset_info.json"))  # by save_to_disk
+    if folder.is_dir():
         refuse_hub_options(source, config_name if saved else None, revision)
+        source = str(folder)
+    splits: dict | None = None
     try:
         if saved:
-            splits = DatasetDict({"train": load_from_disk(source)})
-        else:
+            splits = {"train": load_from_disk(source)}
+        elif folder.is_dir():
+            splits = files_of_folder(folder, config_name)
+        if splits is None:
             splits = load_dataset(source, config_name, revision=revision)
     except Exception as error:  # whatever datasets, its readers or the network raise
         raise ValueError(
             f"source={source!r} is neither built in ({built_in}) nor a file here, and datasets.load_dataset could not"
             f" open it: {error}"
         ) from error
-    assert isinstance(splits, DatasetDict)
     if "train" not in splits:
         raise ValueError(f"{source} has no split 'train'; splits found: {', '.join(splits)}")
     return splits
 
 
-def hub_provenance(
-    source: str, splits: DatasetDict, revision: str | None, licence: str | None, languages: Sequence[str] | None
+def provenance_of_set(
+    source: str, splits: Mapping[str, Any], revision: str | None, licence: str | None, languages: Sequence[str] | None
 ) -> Provenance:
-    """Return where a data set on the Hub comes from, as it says itself."""
-    info = splits["train"].info
+    """Return where a folder comes from, or a data set on the Hub, as it says itself."""
+    info = getattr(splits["train"], "info", DatasetInfo())
     here = Path(source).expanduser().is_dir()
     name = Path(source).expanduser().resolve().name if here else source  # a card tells nobody where the folder lies
     return Provenance(
