@@ -167,7 +167,7 @@ def test_lines_end_at_a_line_feed_alone(tmp_path):
     lines.write_bytes("one\u2028still one\r\n\ntwo\x0bstill two\n".encode())
     assert read_texts(None, lines) == ["one\u2028still one", "", "two\x0bstill two"]
     lines.write_bytes(b"one\ncaf\xe9\n")
-    with pytest.raises(ValueError, match="lines.txt, line 2: not UTF-8"):
+    with pytest.raises(ValueError, match="lines.txt, line 2: must be UTF-8"):
         read_texts(None, lines)
 
 

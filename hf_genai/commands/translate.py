@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..files import decode
 from .options import EMPTY, BatchSize, Beams, Model, NewTokens, Threads, Trust, only_given, open_model
 
 
@@ -86,11 +87,8 @@ def read_texts(texts: list[str] | None, input_file: Path | None) -> list[str]:
     if texts:
         return texts
     where = input_file or "standard input"
-    try:
-        text = (input_file.read_bytes() if input_file else sys.stdin.buffer.read()).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"texts: {where}, line {line}: not UTF-8 ({error.reason})") from error
+    data = input_file.read_bytes() if input_file else sys.stdin.buffer.read()
+    text = decode(data.removeprefix(b"\xef\xbb\xbf"), where=f"texts: {where}")
     if not text:
         raise ValueError(f"texts: {where} is empty; there is nothing to translate")
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]

@@ -334,6 +334,9 @@ def _json(path: Path) -> Iterator[Row]:
         text = "".join(itertools.islice(read_lines(path), number - 1, None))
         value = parse_json(text, where=str(path), line=number)
     rows: Any = _rows_of_object(value) if isinstance(value, dict) else value
+    if by_line and rows == [value]:
+        yield Row(f"{path.name}, line {number}", _object(value, ""))
+        return
     if not isinstance(rows, list):
         _object(rows, f"{path}, line {number}")
     for number, row in enumerate(rows, 1):

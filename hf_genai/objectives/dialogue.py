@@ -62,20 +62,48 @@ def make_room_for_roles(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
         model.resize_token_embeddings(max(beyond.values()) + 1)
 
 
+# ShareGPT's names of those who speak, "from" in its turns
+_SPEAKERS = {
+    "system": "system",
+    **dict.fromkeys(("human", "user"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard", "model"), "assistant"),
+}
+
+
+def from_sharegpt(dataset: Dataset) -> Dataset:
+    """Return rows whose dialogues stand in ShareGPT's column conversations with the column messages instead."""
+    names = dataset.column_names
+    if "messages" in names or "conversations" not in names:
+        return dataset
+    return dataset.rename_column("conversations", "messages")
+
+
 def as_messages(turns: Sequence[Any]) -> list[dict[str, str]]:
     """Return a dialogue as messages: as it is, or made of texts that user and assistant say in turn.
 
-    ["Hi", "Hello"] becomes [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}].
+    ["Hi", "Hello"] becomes [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}], and so do
+    ShareGPT's turns, [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}].
 
     Raises:
-        ValueError: a turn that is neither a text nor a role with its content.
+        ValueError: a turn that is neither a text nor a role with its content, or from someone unknown.
     """
     if all(isinstance(turn, str) for turn in turns):
         return [{"role": ("user", "assistant")[place % 2], "content": turn} for place, turn in enumerate(turns)]
-    for turn in turns:
-        if not isinstance(turn, dict) or not all(isinstance(turn.get(name), str) for name in ("role", "content")):
-            raise ValueError(f"a turn must be a text, or a mapping with role and content, not {turn!r:.80}")
-    return list(turns)
+    return [_message(turn) for turn in turns]
+
+
+def _message(turn: Any) -> dict[str, str]:
+    # a table has every field in each turn, and None where the turn had none
+    fields = {name: value for name, value in turn.items() if value is not None} if isinstance(turn, dict) else {}
+    if isinstance(fields.get("from"), str) and isinstance(fields.get("value"), str) and "role" not in fields:
+        if fields["from"] not in _SPEAKERS:
+            raise ValueError(f"a turn must be from {', '.join(_SPEAKERS)}, not {fields['from']!r:.80}")
+        return {"role": _SPEAKERS[fields["from"]], "content": fields["value"]}
+    if not all(isinstance(fields.get(name), str) for name in ("role", "content")):
+        raise ValueError(
+            f"a turn must be a text, or a mapping with role and content (or from and value), not {turn!r:.80}"
+        )
+    return fields
 
 
 def tokenize_dialogues(

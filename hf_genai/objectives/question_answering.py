@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,10 +48,13 @@ def from_squad(dataset: Dataset) -> Dataset:
     return dataset.map(columns, batched=True, remove_columns="answers")
 
 
-def unanswered_as_empty(dataset: Dataset) -> Dataset:
+def unanswered_as_empty(dataset: Dataset, place_of: Callable[[int], str] = "row {}".format) -> Dataset:
     """Return rows in which a question without an answer has the answer "" at character 0, however it was written.
 
     Its answer may be missing or empty (as a table has it), and its place missing, 0 or -1.
+
+    Args:
+        place_of: says where a row stands, for the error.
 
     Raises:
         ValueError: a row without an answer that has a place for it.
@@ -66,7 +69,7 @@ def unanswered_as_empty(dataset: Dataset) -> Dataset:
         for row, answer, place in zip(rows, batch["answer"], batch["answer_start"], strict=True):
             if not answer:
                 if place is not None and str(place).strip() not in ("", "0", "0.0", "-1", "-1.0", "nan"):
-                    raise ValueError(f"row {row} has no answer, but answer_start {place}: give both, or neither")
+                    raise ValueError(f"{place_of(row)}: no answer, but answer_start {place}: give both, or neither")
                 place = "0" if isinstance(place, str) or kinds["answer_start"].endswith("string") else 0
             places.append(int(place) if isinstance(place, float) and place.is_integer() else place)
         return {"answer": [answer or "" for answer in batch["answer"]], "answer_start": places}

@@ -31,7 +31,7 @@ from ..evaluation.task_scores import (
 )
 from ..objectives.causal_lm import CausalLMCollator
 from ..objectives.classification import label_names, tokenize_texts
-from ..objectives.dialogue import as_messages, recent_turns, tokenize_dialogues
+from ..objectives.dialogue import as_messages, from_sharegpt, recent_turns, tokenize_dialogues
 from ..objectives.question_answering import (
     LONGEST_ANSWER,
     Window,
@@ -369,6 +369,7 @@ class Dialogue(Task):
     """The assistant's next turn, by a causal model."""
 
     auto_class, built_in, columns = "AutoModelForCausalLM", "stdlib:questions", ("messages",)
+    reshape = staticmethod(from_sharegpt)
     main_metric, pipeline_tag = "loss", "text-generation"
 
     def tokenize(self, texts: Dataset) -> Dataset:

@@ -12,11 +12,14 @@ import sys
 import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
+
+from ..files import read_text
 
 COMMAND_LINE = "the command line"
 
@@ -77,7 +80,33 @@ class _Parser(HfArgumentParser):
 
 
 class _Loader(yaml.SafeLoader):
-    """safe_load, but with 1e-3 a number (PyYAML follows YAML 1.1, where it is a string) and no key twice."""
+    """safe_load, but with 1e-3 a number (PyYAML follows YAML 1.1, where it is a string) and no key twice.
+
+    A value that repeats others (`*name`) may not be repeated itself: a few lines of such stand for more than fits into
+    any memory, or hold themselves.
+    """
+
+    def __init__(self, stream):
+        super().__init__(stream)
+        self.anchors_open = 0
+
+    def compose_node(self, parent, index):
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) and self.anchors_open:
+            raise ValueError(f"line {event.start_mark.line + 1}: *{event.anchor} stands inside of an anchor, &")
+        is_anchor = getattr(event, "anchor", None) is not None
+        self.anchors_open += is_anchor
+        node = super().compose_node(parent, index)
+        self.anchors_open -= is_anchor
+        return node
+
+    def construct_object(self, node, deep=False):
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, OverflowError) as error:  # of Python's numbers and dates
+            if str(error).startswith("line "):
+                raise
+            raise ValueError(f"line {node.start_mark.line + 1}: {error}") from error
 
     def construct_mapping(self, node, deep=False):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -92,6 +121,25 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _read_yaml(text: str, where: str) -> Any:
+    """Return the value that a text of YAML stands for.
+
+    Raises:
+        ValueError: it is no YAML, or nested too deeply; names `where` and the line.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ValueError(f"{where}: line {line}: {error.reason}: {chr(error.character)!r}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
+    except RecursionError:
+        depths = list(accumulate((mark in "[{") - (mark in "]}") for mark in text))
+        line = text.count("\n", 0, depths.index(max(depths))) + 1
+        raise ValueError(f"{where}: line {line}: it is nested too deeply") from None
+
+
 def load_yaml(path: str | Path) -> dict[str, Any]:
     """Read one flat mapping from a YAML file.
 
@@ -101,14 +149,13 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"config: there is no file {path}")
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    values = _read_yaml(read_text(path).removeprefix("\ufeff"), str(path))
     if values is None:
         return {}
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+    if not isinstance(values, dict):
         raise ValueError(f"{path}: expected `key: value` lines, got {type(values).__name__}")
+    if other := [key for key in values if not isinstance(key, str)]:
+        raise ValueError(f"{path}: keys must be texts, not {other[0]!r:.80}")
     return values
 
 
@@ -191,13 +238,13 @@ def _or_null(kind: Any) -> Any:
 
 def _mapping(text: str) -> dict:
     try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError:
+        value = _read_yaml(text, "mapping")
+    except ValueError:
         value = text
     if value is None:  # takes back what a file sets
         return {}
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"expected a mapping, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a mapping, got {text!r:.200}")
     return value
 
 
@@ -251,7 +298,8 @@ def _split_dotted(tokens: list[str], mappings: Iterable[str]) -> tuple[list[str]
         text = next(rest, None) if text is None else text
         if text is None or text.startswith("--"):
             raise ValueError(f"{COMMAND_LINE}: --{group}.{key} needs a value")
-        dotted.setdefault(group, {})[key.replace("-", "_")] = yaml.load(text, Loader=_Loader)  # noqa: S506
+        value = _read_yaml(text, f"{COMMAND_LINE}: --{group}.{key}")
+        dotted.setdefault(group, {})[key.replace("-", "_")] = value
     return plain, dotted
 
 

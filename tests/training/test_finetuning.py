@@ -526,7 +526,7 @@ def test_rows_that_cannot_be_learned_are_refused_before_training(tmp_path, monke
             ["--test_data", held_out],
             "test: label 'cow' in column label is none of the 2 known",
         ),
-        ("classification", broken("classification", 5, label=None), [], "column label: row .* has no value"),
+        ("classification", broken("classification", 5, label=None), [], "row .*: column label has no value"),
         (
             "classification",
             [{**row, "label": 0.5} for row in rows_of("classification")],
@@ -556,7 +556,7 @@ def test_rows_that_cannot_be_learned_are_refused_before_training(tmp_path, monke
             "classification",
             None,
             ["--test_data", listed],
-            r"listed\.jsonl, test: row 0 should have one label, as the first training row has, not \['cat'\]",
+            r"listed\.jsonl, line 1: label should be one label, as the first training row has, not \['cat'\]",
         ),
         ("tagging", [{**row, "tags": [None] * 12} for row in rows_of("tagging")], [], "names or numbers .* not None"),
         ("tagging", broken("tagging", 7, tags=["x"]), [], r"row \d+ has 12 words but 1 tags"),
