@@ -103,10 +103,13 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node, deep=False):
         try:
             return super().construct_object(node, deep)
-        except (ValueError, OverflowError) as error:  # of Python's numbers and dates
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             if str(error).startswith("line "):
                 raise
-            raise ValueError(f"line {node.start_mark.line + 1}: {error}") from error
+            # what PyYAML's constructors of numbers, dates and the like raise
+            raise ValueError(
+                f"line {node.start_mark.line + 1}: {str(node.value):.80} cannot be read: {error}"
+            ) from error
 
     def construct_mapping(self, node, deep=False):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
