@@ -423,6 +423,36 @@ def test_evaluate_scores_a_file_and_overwrites_none_unasked(demo, capsys, tmp_pa
     assert json.loads(capsys.readouterr().out)["bleu"] == printed["bleu"]  # what was computed is not lost
 
 
+def test_evaluate_scores_every_pair_of_files_that_the_model_was_not_trained_on(monkeypatch, capsys, tmp_path):
+    from hf_genai.training import results
+
+    monkeypatch.chdir(tmp_path)
+    scored = []
+    monkeypatch.setattr("hf_genai.commands.evaluate.open_model", lambda *args: (None, None))
+    monkeypatch.setattr(
+        results, "score_model", lambda *args, **options: scored.append(len(args[2])) or {"predictions": []}
+    )
+    rows = "source\ttarget\n" + "".join(f"s {number}\tt {number}\n" for number in range(300))
+    for name in ("held_out.tsv", "mine.tsv", "one/rows.tsv", "both/train.tsv", "both/test.tsv"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(rows if name != "both/test.tsv" else "source\ttarget\na\tb\n")
+    Path("model").mkdir()
+    Path("model", "results.json").write_text(json.dumps({"settings": {"data": ["mine.tsv"]}}))
+    for options, count in [
+        (["held_out.tsv"], 300),
+        (["one"], 300),
+        (["both"], 1),
+        (["mine.tsv"], 15),  # the model has seen the others
+        (["mine.tsv", "--split", "all"], 300),
+        (["held_out.tsv", "--split", "test"], 15),
+        (["held_out.tsv", "--test_data", "30"], 30),
+        (["cldr:en-fr", "--train_size", "9"], 500),
+    ]:
+        assert run("evaluate", "model", "--data", *options) == 0
+        assert scored.pop() == count, options
+        assert f"{count} pairs are scored" in capsys.readouterr().err
+
+
 def test_push_lists_what_would_go_and_sends_nothing(demo, capsys):
     folder, _ = demo
     assert run("push", folder, "me/model", "--dry_run") == 0

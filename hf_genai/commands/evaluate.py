@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..files import read_json
 from .options import BatchSize, Beams, Model, NewTokens, Threads, Trust, only_given, open_model
 
 
@@ -22,8 +23,12 @@ def evaluate(
     source_column: Annotated[str, typer.Option("--source_column", "--source-column")] = "source",
     target_column: Annotated[str, typer.Option("--target_column", "--target-column")] = "target",
     split: Annotated[
-        str, typer.Option(help="train, validation, test, or all that there is, held out or not")
-    ] = "test",
+        str | None,
+        typer.Option(
+            help="train, validation, test, or all that there is, held out or not; by default all of files that the "
+            "model was not trained on, else test"
+        ),
+    ] = None,
     validation_data: Annotated[
         str | None, typer.Option("--validation_data", "--validation-data", help="as in training")
     ] = None,
@@ -73,7 +78,7 @@ def evaluate(
 
     \b
     hf-genai evaluate hf_genai_demo --data cldr:en-fr
-    hf-genai evaluate my_model --data held_out.parquet --split all --source_column en --target_column fr --num_beams 5
+    hf-genai evaluate my_model --data held_out.parquet --source_column en --target_column fr --num_beams 5
     With the --data, --test_data, ... and --seed of a training, the very pairs are scored that it held out.
     Bad, double and held-out rows are not scored; "left_out" counts them.
     """
@@ -96,6 +101,9 @@ def evaluate(
         data_config=data_config,
         data_revision=data_revision,
     ).load_options()
+    if split is None:
+        held_out = validation_data is not None or test_data is not None
+        split = "test" if held_out or not _is_new(data, model) else "all"
     sources, references, training_targets, left_out, languages = pairs_of_split(
         split, max_samples, seed=seed, **chosen
     )
@@ -109,8 +117,24 @@ def evaluate(
         **options,
     )
     scores.pop("predictions")
+    typer.echo(f"split {split}: {len(sources):,} pairs are scored", err=True)
     what = {"model": model, "data": chosen["source"], "split": split, "left_out": left_out}
     text = json.dumps({**what, **options, **scores}, indent=2, ensure_ascii=False)
     typer.echo(text)
     if output is not None:
         output.write_text(text + "\n", encoding="utf-8")
+
+
+def _is_new(data: list[str], model: str) -> bool:
+    """Return whether the data is files, without a test split, and none of those that the model was trained on."""
+    from ..data.readers import files_of_folder
+
+    paths = [Path(name).expanduser() for name in data]
+    if not all(path.exists() for path in paths):
+        return False
+    if any(path.is_dir() and "test" in (files_of_folder(path) or ("test",)) for path in paths):
+        return False
+    results = Path(model) / "results.json"
+    trained_on = read_json(results).get("settings", {}).get("data", []) if results.is_file() else []
+    known = {Path(name).name for name in ([trained_on] if isinstance(trained_on, str) else trained_on)}
+    return not any(path.name in known for path in paths)

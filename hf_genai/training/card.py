@@ -172,7 +172,7 @@ def _evaluation_command(arguments: RecipeArguments, bleu_tokenizer: str) -> str:
             options += [f"--{key}", str(getattr(data, key))]
     if bleu_tokenizer != USUAL:
         options += ["--bleu_tokenize", bleu_tokenizer]
-    options += ["--max_source_length", str(data.max_source_length)]
+    options += ["--split", "test", "--max_source_length", str(data.max_source_length)]
     if data.max_test_samples:
         options += ["--max_samples", str(data.max_test_samples)]
     return shlex.join(["hf-genai", "evaluate", Path(str(arguments.training.output_dir)).name, *bare(options)])

@@ -50,7 +50,7 @@ def test_a_model_that_went_on_from_another_names_it(recipe, tmp_path):
 
 def test_a_translator_is_scored_again_on_the_pairs_that_its_seed_held_out():
     card = card_of("train_seq2seq", "them/theirs", "--seed", "7", "--data", "cldr:en-de", "--train_size", "90")
-    expected = "hf-genai evaluate run --data cldr:en-de --seed 7 --train_size 90 --max_source_length 128"
+    expected = "hf-genai evaluate run --data cldr:en-de --seed 7 --train_size 90 --split test --max_source_length 128"
     assert card.evaluation_command == expected
     assert card.bias.startswith("Not studied")  # the warning about names of CLDR is for pairs made of it
     own = card_of("train_seq2seq", "them/theirs", "--data", "/srv/me/pairs.tsv", "--test_data", "/srv/me/test.tsv")

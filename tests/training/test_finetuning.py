@@ -149,7 +149,7 @@ def test_a_question_without_an_answer_is_written_in_several_ways_and_read_in_one
 
 def test_a_place_without_an_answer_is_refused(tmp_path):
     rows = [dict(zip(("question", "context", "answer"), row, strict=True), answer_start=8) for row in ANSWERED]
-    with pytest.raises(ValueError, match="has no answer, but answer_start 8"):
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line \d+: no answer, but answer_start 8"):
         questions(Path(write(tmp_path / "rows.jsonl", rows)))
 
 
@@ -526,7 +526,12 @@ def test_rows_that_cannot_be_learned_are_refused_before_training(tmp_path, monke
             ["--test_data", held_out],
             "test: label 'cow' in column label is none of the 2 known",
         ),
-        ("classification", broken("classification", 5, label=None), [], "row .*: column label has no value"),
+        (
+            "classification",
+            broken("classification", 5, label=None),
+            [],
+            r"classification\.jsonl, line 6: column label has no value",
+        ),
         (
             "classification",
             [{**row, "label": 0.5} for row in rows_of("classification")],
