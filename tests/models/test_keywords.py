@@ -116,6 +116,15 @@ def test_generate_goes_on_from_a_cache_given_by_either_name(case, name):
 
 
 @generating
+@torch.no_grad()
+def test_generate_takes_a_whole_batch_with_its_labels_as_trainer_hands_it(case):
+    model, batch = case.loud_model(), case.batch(labels=True)
+    options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    wanted = model.generate(**{name: value for name, value in batch.items() if name != "labels"}, **options)
+    assert torch.equal(model.generate(**batch, **options), wanted)
+
+
+@generating
 @pytest.mark.parametrize("name", NAMES)
 def test_inputs_of_a_step_hold_the_cache_as_this_release_calls_it(case, name):
     model, cache = case.model(), DynamicCache()
