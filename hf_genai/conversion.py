@@ -214,6 +214,7 @@ def read_config(layout: Layout, head: Head, source: PreTrainedModel) -> dict[str
     for name, value in layout.constants.items():
         if callable(value) and name not in fields:
             fields[name] = value(SimpleNamespace(**fields))
+    fields |= said_of_tasks(theirs)
     if wrong := find_obstacles(head.constants, SimpleNamespace(**fields, num_labels=theirs.num_labels)):
         raise ValueError(f"{head.ours} would need {', '.join(wrong)}")
     return fields
@@ -229,7 +230,13 @@ def write_config(layout: Layout, head: Head, model: PreTrainedModel) -> dict[str
             fields[name] = layout.activations.get(value, value) if our_name == "hidden_act" else value
     if "tie_word_embeddings" in fields:
         fields["tie_word_embeddings"] = is_tied(model)
-    return {**fields, **layout.write(model.config, head.ours)}
+    return {**fields, **said_of_tasks(model.config), **layout.write(model.config, head.ours)}
+
+
+def said_of_tasks(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return what a configuration says of the prefixes and settings of tasks, which pipelines go by."""
+    names = ("task_specific_params", "prefix")
+    return {name: copy.deepcopy(value) for name in names if (value := getattr(config, name, None)) is not None}
 
 
 def is_tied(model: PreTrainedModel) -> bool:

@@ -6,7 +6,6 @@ text-classification, go to `transformers.pipeline`; fill-mask, token-classificat
 classes of text_pipelines.py.
 """
 
-import re
 from collections.abc import Iterable, Sized
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from transformers.utils import logging
 from .data.plain_text import naming, read_prompts_as_text
 from .data.tokenizers import TARGET_SUBFOLDER, load_tokenizers
 from .evaluation.generation import default_length, encode_texts, is_blank, length_limit
+from .evaluation.prefixes import TRANSLATION_PAIR, pairs_of, task_settings
 from .loading import check_for_task, load_model
 from .model_folder import check_json
 from .private_names import generate_arguments, generation_defaults, set_pipeline_defaults, with_generation_config
@@ -40,7 +40,6 @@ logger = logging.get_logger(__name__)
 RESULT_NAMES = {"translation": "translation", "summarization": "summary", "text2text-generation": "generated"}
 SENTINELS = [f"<extra_id_{number}>" for number in range(300)]  # more than any T5 has
 QUESTION_ANSWERING = "question-answering"
-TRANSLATION_PAIR = re.compile(r"translation_(\w+)_to_(\w+)")
 
 
 def pipeline(
@@ -277,13 +276,9 @@ class TextToTextPipeline(Pipeline):
 
     def _task_params(self, task: str) -> dict[str, Any]:
         """What the model's config says of the task: a prefix for its sources and arguments of generate()."""
-        known = getattr(self.model.config, "task_specific_params", None) or {}
-        if task in known:
-            return dict(known[task])
-        pairs = [name for name in known if TRANSLATION_PAIR.fullmatch(name)]
-        if task == "translation" and pairs:
-            if len(pairs) == 1:
-                return dict(known[pairs[0]])
+        if settings := task_settings(self.model.config, task):
+            return settings
+        if task == "translation" and (pairs := pairs_of(self.model.config)):
             logger.warning(f"This model translates several languages: name the task, one of {', '.join(pairs)}.")
         match = TRANSLATION_PAIR.fullmatch(task)
         if match and hasattr(self.tokenizer, "src_lang"):
@@ -292,10 +287,7 @@ class TextToTextPipeline(Pipeline):
         return {}
 
     def _language_params(self, src_lang: str | None, tgt_lang: str | None) -> tuple[str | None, dict[str, Any]]:
-        known = getattr(self.model.config, "task_specific_params", None) or {}
-        task = f"translation_{src_lang}_to_{tgt_lang}"
-        if task in known:
-            params = dict(known[task])
+        if params := task_settings(self.model.config, f"translation_{src_lang}_to_{tgt_lang}"):
             return params.pop("prefix", None), params
         if hasattr(self.tokenizer, "src_lang"):
             if src_lang is not None:

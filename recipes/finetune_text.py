@@ -151,6 +151,7 @@ def main(argv: list[str] | None = None) -> dict:
         },
         "rows": {split: len(getattr(texts, split)) for split in rows},
         "samples": samples,
+        "prefix": getattr(model.config, "prefix", None) or "",
         "train_seconds": round(seconds, 1),
         "train_steps": trainer.state.global_step,
         "resumed_from": bare(checkpoint),

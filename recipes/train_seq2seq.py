@@ -24,6 +24,7 @@ from hf_genai.data import load_pairs, load_tokenizers, train_tokenizer
 from hf_genai.data.plain_text import read_prompts_as_text
 from hf_genai.data.tokenizers import let_texts_end
 from hf_genai.evaluation.bleu_tokenizers import choose_bleu_tokenizer
+from hf_genai.evaluation.prefixes import prefix_of, set_prefix
 from hf_genai.hub import push, save_for_hub
 from hf_genai.loading import load_model
 from hf_genai.model_folder import opening
@@ -90,6 +91,8 @@ def main(argv: list[str] | None = None) -> dict:
             )
         else:
             model = AutoModelForSeq2SeqLM.from_config(config)
+    prefix = prefix_of(config, languages=pairs.provenance.languages) if data.prefix is None else data.prefix
+    set_prefix(model.config, prefix)
     set_generation(model, arguments, data.max_target_length)
 
     few = pairs.validation.select(range(min(data.max_eval_samples, len(pairs.validation))))
@@ -97,7 +100,7 @@ def main(argv: list[str] | None = None) -> dict:
     for split, rows in {"train": pairs.train, "validation": few}.items():
         if not len(rows):  # of validation, with eval_strategy=no
             continue
-        sets[split], cut = tokenize_pairs(rows, *tokenizers, data.max_source_length, data.max_target_length)
+        sets[split], cut = tokenize_pairs(rows, *tokenizers, data.max_source_length, data.max_target_length, prefix)
         if cut.truncated_sources or cut.truncated_targets:
             logger.warning("%s: %s", split, cut)
 
@@ -145,6 +148,7 @@ def main(argv: list[str] | None = None) -> dict:
     results = summary_of_run(arguments, argv, model, pairs, scores)
     longest = sorted(test["source"][:20], key=len, reverse=True)  # on a short text there is little to see
     results["attention_maps"] = draw_some(model, tokenizers, longest[: training.num_attention_maps], folder)
+    results["prefix"] = prefix
     results["train_steps"], results["resumed_from"] = trainer.state.global_step, bare(checkpoint)
     results["train_seconds"] = round(train_seconds, 1)
     results["total_seconds"] = round(clock.before + time.perf_counter() - started, 1)

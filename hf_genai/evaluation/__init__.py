@@ -1,6 +1,7 @@
 """Decode, score and look inside: generation, metrics, attention maps and their pictures.
 
 generation.py         texts in, texts out, in batches
+prefixes.py           what is put before each source, as T5 needs it
 metrics.py            BLEU, chrF, exact match, accuracy, F1 and perplexity behind `evaluate`'s interface, offline
 bleu_tokenizers.py    which of sacreBLEU's tokenizers a target language takes
 scripts.py            what counts as a word in each script

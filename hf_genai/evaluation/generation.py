@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..data.tokenizers import encode_cut
+from .prefixes import prefix_of
 
 logger = logging.get_logger(__name__)
 
@@ -103,6 +104,7 @@ def generate_texts(
     target_tokenizer: PreTrainedTokenizerBase | None = None,
     batch_size: int = 32,
     max_source_length: int | None = None,
+    prefix: str | None = None,
     **generate_kwargs: Any,
 ) -> list[str]:
     """Return one generated text per source, in the order of texts; "" for a source without anything to read.
@@ -117,6 +119,7 @@ def generate_texts(
         target_tokenizer: tokenizer of the outputs, source_tokenizer if None.
         batch_size: sources decoded together.
         max_source_length: longest source in tokens; None takes the limits of tokenizer and model.
+        prefix: put before each source; None: what the model's config gives for translation.
         generate_kwargs: arguments of `model.generate`, such as num_beams or max_new_tokens (256 where neither they nor
             the model's generation config set a length).
 
@@ -138,7 +141,8 @@ def generate_texts(
     outputs: list[str] = [""] * len(texts)
     if not asked:
         return outputs
-    found = encode_texts(source_tokenizer, [texts[index] for index in asked], limit)
+    prefix = prefix_of(model.config) if prefix is None else prefix
+    found = encode_texts(source_tokenizer, [prefix + texts[index] for index in asked], limit)
     rows = dict(zip(asked, found, strict=True))
     generate_kwargs = {**default_length(model, generate_kwargs), **generate_kwargs}
     order = sorted(rows, key=lambda index: -len(rows[index]))  # longest first: memory runs out at once

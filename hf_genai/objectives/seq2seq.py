@@ -35,6 +35,7 @@ def tokenize_pairs(
     target_tokenizer: PreTrainedTokenizerBase | None = None,
     max_source_length: int | None = None,
     max_target_length: int | None = None,
+    prefix: str = "",
 ) -> tuple[Dataset, TruncationReport]:
     """Turn the columns `source` and `target` (text) into `input_ids`, `labels` and `length`.
 
@@ -47,6 +48,7 @@ def tokenize_pairs(
         target_tokenizer: of the target.
         max_source_length, max_target_length: in ids, special tokens included; None takes the tokenizer's
             `model_max_length`, where that is a limit.
+        prefix: put before each source.
 
     Returns:
         The tokenized dataset and how many texts were cut.
@@ -62,7 +64,9 @@ def tokenize_pairs(
     cut = {"source": 0, "target": 0}
 
     def tokenize(batch: dict[str, list[str]]) -> dict[str, list]:
-        sources, long_sources = encode_cut(source_tokenizer, batch["source"], max_source_length)
+        sources, long_sources = encode_cut(
+            source_tokenizer, [prefix + source for source in batch["source"]], max_source_length
+        )
         targets, long_targets = encode_cut(target_tokenizer, batch["target"], max_target_length, "text_target")
         cut["source"] += len(long_sources)
         cut["target"] += len(long_targets)

@@ -40,6 +40,9 @@ class DataArguments:
     max_length_chars: int = _arg(1000, "pairs with a longer side, in characters, are left out and counted")
     max_source_length: int = _arg(128, "source tokens; longer sources are cut and counted")
     max_target_length: int = _arg(128, "target tokens; longer targets are cut and counted")
+    prefix: str | None = _arg(
+        None, "put before each source, and saved for the pipeline; by default what the model's config gives, as T5's"
+    )
     max_eval_samples: int = _arg(200, "validation pairs translated at each evaluation during training")
     max_test_samples: int | None = _arg(None, "test pairs translated at the end; all by default")
     data_config: str | None = _arg(None, "configuration of a Hub data set that has several")

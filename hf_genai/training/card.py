@@ -1,5 +1,6 @@
 """What the model card says about a run."""
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,11 @@ def flat_settings(given: dict[str, Any]) -> dict[str, Any]:
     flat = {f"model.{key}": value for key, value in given.get("model", {}).items()}
     left_out = ("model", "generation", "output_dir", "overwrite_output_dir")
     return {**flat, **{key: value for key, value in given.items() if key not in left_out}}
+
+
+def prefix_setting(prefix: str) -> dict[str, str]:
+    """Return a card's line about what is put before each source, quoted as its last space counts."""
+    return {"prefix": json.dumps(prefix, ensure_ascii=False)} if prefix else {}
 
 
 _TAGGING = """from transformers import AutoModelForTokenClassification, AutoTokenizer
@@ -129,12 +135,14 @@ def card_of_run(arguments: RecipeArguments, results: dict[str, Any], pairs: Any,
         parameters=results["parameters"],
         license=arguments.training.model_license,
         base_model=name_on_hub(trained),
-        usage=usage_snippet(results["samples"][0]["source"], two_tokenizers) if results["samples"] else None,
+        usage=usage_snippet(results["prefix"] + results["samples"][0]["source"], two_tokenizers)
+        if results["samples"]
+        else None,
         **data_fields(where),
         data_counts=dict(line.split(": ", 1) for line in str(pairs.report).splitlines()),
         training_command=results["command"],
         training_seconds=results["train_seconds"],
-        hyperparameters=flat_settings({**results["settings"], "model": sizes}),
+        hyperparameters=flat_settings({**results["settings"], "model": sizes, **prefix_setting(results["prefix"])}),
         versions=results["versions"],
         hardware=results["hardware"],
         speed={"Decoding of the test pairs": f"{results['sentences_per_second']} sentences per second"},

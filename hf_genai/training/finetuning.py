@@ -16,7 +16,7 @@ from ..data.texts import TextData, load_texts
 from ..objectives.dialogue import as_messages
 from ..objectives.question_answering import unanswered_as_empty
 from .arguments import GenerationArguments, check_best_model, check_generation, check_training
-from .card import data_fields, flat_settings, name_on_hub, pipeline_usage
+from .card import data_fields, flat_settings, name_on_hub, pipeline_usage, prefix_setting
 from .finetuning_tasks import TASKS
 from .parsing import argument, number_or_text, parse
 
@@ -37,6 +37,9 @@ class TaskArguments:
     max_rows: int | None = argument(None, "at most so many training rows, drawn by the seed")
     max_length: int = argument(128, "tokens of a text; longer ones are cut (qa: come in windows; code: in pieces)")
     max_target_length: int = argument(32, "summarisation: tokens of a summary")
+    prefix: str | None = argument(
+        None, "summarisation: put before each text, and saved for the pipeline; by default as the model's config says"
+    )
     stride: int = argument(32, "qa: tokens that two windows share")
     data_config: str | None = argument(None, "configuration of a Hub data set that has several")
     data_revision: str | None = argument(None, "branch, tag or commit of a Hub data set")
@@ -122,6 +125,8 @@ def parse_finetune_arguments(argv: Sequence[str] | None, description: str | None
             f"label_smoothing_factor must be 0 for qa, not {training.label_smoothing_factor}: the places of an answer"
             " are learned as they are"
         )
+    if data.prefix is not None and data.task != "summarisation":
+        raise ValueError(f"prefix: is for summarisation, not for {data.task}, got {data.prefix!r}")
     unknown = set(data.columns) - set(TASKS[data.task].columns)
     if unknown:
         raise ValueError(
@@ -331,7 +336,7 @@ def card_of_finetuning(arguments: FineTuneArguments, results: dict[str, Any], da
         data_counts={split: f"{count:,} rows" for split, count in results["rows"].items()},
         training_command=results["command"],
         training_seconds=results["train_seconds"],
-        hyperparameters=flat_settings(results["settings"]),
+        hyperparameters=flat_settings({**results["settings"], **prefix_setting(results["prefix"])}),
         versions=results["versions"],
         hardware=results["hardware"],
         evaluation_data=f"{results['rows']['test']} held-out rows of {data.names['test']}",

@@ -19,6 +19,7 @@ from ..data.packing import pack
 from ..data.plain_text import encode_text, text_of
 from ..data.tokenizers import encode_cut, end_texts
 from ..evaluation.baselines import first_sentence, majority, most_frequent_tags, unigram_loss
+from ..evaluation.prefixes import prefix_of, set_prefix
 from ..evaluation.task_scores import (
     Scores,
     answer_scores,
@@ -332,11 +333,17 @@ class Summarisation(Task):
         super().__init__(arguments, tokenizer)
         rouge_scorer()  # what scoring needs is asked for before training
 
+    def prepare(self, model: Any) -> None:
+        given = self.arguments.data.prefix
+        self.prefix = prefix_of(model.config, self.pipeline_tag) if given is None else given
+        set_prefix(model.config, self.prefix)
+
     def tokenize(self, texts: Dataset) -> Dataset:
         data = self.arguments.data
 
         def encode(batch: dict[str, list[str]]) -> dict[str, list]:
-            sources, _ = encode_cut(self.tokenizer, batch["document"], data.max_length)
+            documents = [self.prefix + document for document in batch["document"]]
+            sources, _ = encode_cut(self.tokenizer, documents, data.max_length)
             targets, _ = encode_cut(self.tokenizer, batch["summary"], data.max_target_length, "text_target")
             return {"input_ids": sources, "labels": targets}
 
@@ -352,6 +359,7 @@ class Summarisation(Task):
         found = generate_texts(
             *(model, self.tokenizer, texts["document"][:]),
             batch_size=trainer.args.per_device_eval_batch_size,
+            prefix=self.prefix,
             max_source_length=data.max_length,  # how long summaries get, the model's generation config says
         )
         samples = [

@@ -20,6 +20,7 @@ from transformers.utils import logging
 from ..evaluation.bleu_tokenizers import USUAL
 from ..evaluation.generation import default_length, encode_texts, generate_texts, inference, length_limit
 from ..evaluation.metrics import baseline_scores, translation_scores
+from ..evaluation.prefixes import prefix_of
 from ..models.private_names import attention_of
 from .arguments import NOISE_BELOW, RecipeArguments
 
@@ -113,7 +114,9 @@ def draw_attention(
     from ..evaluation.attention_plots import attention_html, plot_attention
 
     source_tokenizer, target_tokenizer = tokenizers
-    rows = encode_texts(source_tokenizer, [text], length_limit(model, source_tokenizer, None))
+    rows = encode_texts(
+        source_tokenizer, [prefix_of(model.config) + text], length_limit(model, source_tokenizer, None)
+    )
     batch = source_tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(model.device)
     generate_kwargs = {**default_length(model, generate_kwargs), **generate_kwargs}
     implementation = attention_of(model.config)
