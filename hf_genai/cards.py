@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from .identifiers import check_languages, check_license
+
 TARGET_TOKENIZER = "target_tokenizer"
 _METRIC_NAMES = {"bleu": "BLEU", "chrf": "chrF", "exact_match": "Exact match", "f1": "F1", "entity_f1": "Entity F1"}
 
@@ -118,7 +120,7 @@ def render_card(card: CardData) -> str:
     """Return the README.md of a model, with metadata that huggingface_hub reads back.
 
     Raises:
-        ValueError: The title is empty or the metadata is not valid.
+        ValueError: The title is empty, or the Hub would refuse the licence, a language or other metadata.
     """
     import jinja2
     from huggingface_hub import ModelCard
@@ -161,8 +163,8 @@ def _metadata(card: CardData) -> Any:
         for metric, value in measured.items()
     ]
     metadata = ModelCardData(
-        language=list(dict.fromkeys(re.split("[-_]", code)[0].lower() for code in card.languages)) or None,
-        license=card.license and card.license.lower(),
+        language=check_languages(card.languages) or None,
+        license=None if card.license is None else check_license(card.license),
         library_name="transformers",
         base_model=card.base_model,
         pipeline_tag=card.pipeline_tag,

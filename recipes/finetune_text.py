@@ -29,7 +29,8 @@ from hf_genai.hub import push, save_for_hub
 from hf_genai.loading import load_model
 from hf_genai.model_folder import opening
 from hf_genai.objectives.dialogue import add_chat_template, make_room_for_roles
-from hf_genai.training.checkpoints import checkpoint_to_resume, delete_earlier_run, prepare_output_dir
+from hf_genai.training.arguments import take_token
+from hf_genai.training.checkpoints import checkpoint_to_resume, delete_earlier_run, prepare_output_dir, sole_run
 from hf_genai.training.finetuning import (
     card_of_finetuning,
     check_fit,
@@ -92,8 +93,16 @@ def main(argv: list[str] | None = None) -> dict:
     """Run the recipe; return output_dir and what results.json holds (of a distributed run, in its first process)."""
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = parse_finetune_arguments(argv, __doc__)
-    data, training, folder = arguments.data, arguments.training, arguments.training.output_dir
+    training = arguments.training
+    argv, token = take_token(training, argv)
     check_launch(training.distributed_state, training.mixed_precision, whole_weights=True)
+    with sole_run(training.output_dir, training.process_index == 0):
+        return run(arguments, argv, token)
+
+
+def run(arguments, argv: list[str], token: str | None) -> dict:
+    """Run the recipe in a folder that no other run uses; `token` is for the push."""
+    data, training, folder = arguments.data, arguments.training, arguments.training.output_dir
     checkpoint = checkpoint_to_resume(folder, training.resume_from_checkpoint)
     is_main = training.process_index == 0
     if is_main:
@@ -163,7 +172,7 @@ def main(argv: list[str] | None = None) -> dict:
     save_for_hub(folder, model, tokenizer, card, attachments=[f"{folder}/results.json"], overwrite=True)
     if publish:
         private, revision = bool(training.hub_private_repo), training.hub_revision
-        push(folder, training.hub_model_id, private=private, token=training.hub_token, revision=revision)
+        push(folder, training.hub_model_id, private=private, token=token, revision=revision)
     return {**results, "output_dir": folder}
 
 

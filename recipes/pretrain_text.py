@@ -26,7 +26,8 @@ from hf_genai.data.texts import load_texts
 from hf_genai.hub import push, save_for_hub
 from hf_genai.model_folder import opening
 from hf_genai.training import loop
-from hf_genai.training.checkpoints import checkpoint_to_resume, delete_earlier_run, prepare_output_dir
+from hf_genai.training.arguments import take_token
+from hf_genai.training.checkpoints import checkpoint_to_resume, delete_earlier_run, prepare_output_dir, sole_run
 from hf_genai.training.launch import check_launch, run_script
 from hf_genai.training.parsing import number_or_text
 from hf_genai.training.pretraining import (
@@ -52,9 +53,17 @@ def main(argv: list[str] | None = None) -> dict:
     """Run the recipe; return output_dir and what results.json holds (of a distributed run, in its first process)."""
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = parse_pretrain_arguments(argv, __doc__)
-    data, training, folder = arguments.data, arguments.training, arguments.training.output_dir
+    training = arguments.training
+    argv, token = take_token(training, argv)
     accelerator = Accelerator(mixed_precision=training.mixed_precision, cpu=not torch.cuda.is_available())
     check_launch(accelerator.state, accelerator.mixed_precision, training.num_processes)
+    with sole_run(training.output_dir, accelerator.is_main_process):
+        return run(arguments, argv, token, accelerator)
+
+
+def run(arguments, argv: list[str], token: str | None, accelerator: Accelerator) -> dict:
+    """Run the recipe in a folder that no other run uses; `token` is for the push."""
+    data, training, folder = arguments.data, arguments.training, arguments.training.output_dir
     checkpoint = checkpoint_to_resume(folder, training.resume_from_checkpoint, loop.checkpoint_fault)
     if accelerator.is_main_process:
         prepare_output_dir(folder, training.overwrite_output_dir, checkpoint)
@@ -124,7 +133,7 @@ def main(argv: list[str] | None = None) -> dict:
     save_for_hub(folder, model, tokenizer, card, attachments=[f"{folder}/results.json"], overwrite=True)
     if training.push_to_hub:
         private, revision = training.hub_private_repo, training.hub_revision
-        push(folder, training.hub_model_id, private=private, token=training.hub_token, revision=revision)
+        push(folder, training.hub_model_id, private=private, token=token, revision=revision)
     return {**results, "output_dir": folder}
 
 

@@ -217,6 +217,16 @@ def check_push(name: str | None, token: str | None = None) -> None:
         raise ValueError("push_to_hub needs a token: log in with `hf auth login`, or set HF_TOKEN")
 
 
+def take_token(training: Any, argv: Sequence[str]) -> tuple[list[str], str | None]:
+    """Take the Hub's token out of a run's arguments: whatever a run writes is made of them.
+
+    Returns:
+        The command line with TOKEN in its place, and the token.
+    """
+    token, training.hub_token = training.hub_token, None
+    return [word.replace(token, "TOKEN") for word in argv] if token else list(argv), token
+
+
 @dataclass
 class RecipeArguments:
     """All groups of one run, with the mapping that reproduces them."""

@@ -1,18 +1,26 @@
 """Which checkpoint may be resumed from, and which output folder may be written to."""
 
+import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from pickle import UnpicklingError
 
+from filelock import FileLock, Timeout
+
+from ..files import read_json
 from ..model_folder import check_checkpoint
 
 logger = logging.getLogger(__name__)
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_LOCK, _HOLDER = ".run.lock", ".run.json"  # hidden, and so never pushed
 _PICKLES = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"}
 # beside what torch knows: arrays of random states, and what DeepSpeed's files hold, which are numbers with a name
 _HARMLESS = {
@@ -103,6 +111,43 @@ def checkpoint_to_resume(
     )
 
 
+@contextmanager
+def sole_run(output_dir: str | os.PathLike, is_main: bool = True) -> Iterator[None]:
+    """Keep a folder to one run, which makes it if it is not there; a process that dies keeps it no longer.
+
+    Args:
+        is_main: whether this is the first process of its run; the others rely on it.
+
+    Raises:
+        ValueError: another run is in the folder; names its process, host and start.
+    """
+    folder = Path(output_dir)
+    if not is_main or folder.is_file():  # `prepare_output_dir` refuses a file
+        yield
+        return
+    existed = folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, holder = FileLock(folder / _LOCK, timeout=0), folder / _HOLDER
+    try:
+        lock.acquire()
+    except Timeout as error:
+        who = "another run"
+        with suppress(OSError, ValueError, KeyError):  # it is about to say who it is, or has just ended
+            facts = read_json(holder)
+            who = f"the run of process {facts['pid']} on {facts['host']}, since {facts['since']}"
+        raise ValueError(f"output_dir: {folder} is in use by {who}: end that one, or give another folder") from error
+    try:
+        since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}), "utf-8")
+        yield
+    finally:
+        for name in (_HOLDER, _LOCK):
+            (folder / name).unlink(missing_ok=True)
+        lock.release()
+        if not existed and not any(folder.iterdir()):
+            folder.rmdir()
+
+
 def prepare_output_dir(output_dir: str | os.PathLike, overwrite: bool, checkpoint: str | os.PathLike | None) -> None:
     """Make the folder of a run, or refuse one that holds something.
 
@@ -123,7 +168,8 @@ def prepare_output_dir(output_dir: str | os.PathLike, overwrite: bool, checkpoin
         raise ValueError("overwrite_output_dir and resume_from_checkpoint exclude each other: give one of them")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir: {folder} is a file")
-    if folder.is_dir() and any(folder.iterdir()) and not (overwrite or resume):
+    names = {path.name for path in folder.iterdir()} - {_LOCK, _HOLDER} if folder.is_dir() else set()
+    if names and not (overwrite or resume):
         raise ValueError(
             f"output_dir: {folder} is not empty. Give another --output_dir, go on with its run by "
             "--resume_from_checkpoint true, or replace it by --overwrite_output_dir true"

@@ -20,6 +20,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from ..files import read_text
+from ..identifiers import check_languages, check_license
 
 COMMAND_LINE = "the command line"
 
@@ -180,7 +181,8 @@ def parse(groups: Sequence[type], argv: Sequence[str] | None, description: str |
         program: the name in the usage line.
 
     Raises:
-        ValueError: for an unknown key or a value of the wrong type; names the key, the value and where it stands.
+        ValueError: for an unknown key, a value of the wrong type, or a licence or language that the Hub would refuse;
+            names the key, the value and where it stands.
     """
     parser = _Parser(groups, description=description, allow_abbrev=False, prog=f"{program} [CONFIG.yaml]")  # type: ignore[arg-type]
     tokens = list(sys.argv[1:] if argv is None else argv)
@@ -226,6 +228,9 @@ def parse(groups: Sequence[type], argv: Sequence[str] | None, description: str |
         parsed = tuple(parser.parse_dict(values))
     except (TypeError, AssertionError) as error:
         raise ValueError(str(error)) from error
+    for key, check in {"model_license": check_license, "languages": check_languages}.items():
+        if values.get(key) is not None:
+            check(values[key], f"{where[key]}: {key}")
     if values.get("hub_token"):
         values["hub_token"] = "TOKEN"  # what was given goes into results.json and the card
     return Parsed(parsed, values, where)

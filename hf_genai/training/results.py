@@ -307,13 +307,12 @@ def facts_of_run(
 
     Args:
         arguments: of any recipe: `training`, and `given`, the mapping that reproduces the run.
-        argv: the recipe's command line.
+        argv: the recipe's command line, as `take_token` returns it.
     """
-    token = getattr(arguments.training, "hub_token", None)
     return {
         "model_type": model.config.model_type,
         "parameters": model.num_parameters(),
-        "command": command([word.replace(token, "TOKEN") for word in argv] if token else argv, processes),
+        "command": command(argv, processes),
         "settings": bare(arguments.given),
         "hardware": hardware(device, processes, dtype),
         "versions": versions(),

@@ -1,7 +1,11 @@
 import errno
 import pickle
 import random
+import re
 import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +18,7 @@ from hf_genai.training.checkpoints import (
     checkpoint_to_resume,
     delete_earlier_run,
     prepare_output_dir,
+    sole_run,
 )
 
 
@@ -44,6 +49,43 @@ def test_a_checkpoint_cut_in_half_or_lacking_a_file_is_not_resumed_from(tmp_path
     assert checkpoint_to_resume(tmp_path, "true") == str(good)  # 10 is newer than 9, but broken
     with pytest.raises(ValueError, match="checkpoint-10"):
         checkpoint_to_resume(tmp_path, str(bad))
+
+
+HOLDER = """
+import sys, time
+from hf_genai.training.checkpoints import sole_run
+with sole_run(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_folder_belongs_to_one_run_until_its_process_dies(tmp_path):
+    folder = tmp_path / "run"
+    with subprocess.Popen([sys.executable, "-c", HOLDER, folder], stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout.readline() == "held\n"
+            who = f"process {other.pid} on {re.escape(socket.gethostname())}, since 20"
+            with (
+                pytest.raises(ValueError, match=f"output_dir: {folder} is in use by the run of {who}"),
+                sole_run(folder),
+            ):
+                pytest.fail("two runs in one folder")
+            with sole_run(folder, is_main=False):  # of a run that its first process has made sure of
+                assert folder.is_dir()
+        finally:
+            other.kill()
+    assert any(folder.iterdir())
+    with sole_run(folder):
+        prepare_output_dir(folder, overwrite=False, checkpoint=None)  # what the dead one left is no run
+        (folder / "kept").touch()
+    assert [path.name for path in folder.iterdir()] == ["kept"]
+
+
+def test_a_run_that_is_refused_leaves_no_folder(tmp_path):
+    with pytest.raises(RuntimeError), sole_run(tmp_path / "deep" / "run"):
+        raise RuntimeError
+    assert not (tmp_path / "deep" / "run").exists()
 
 
 class Hostile:

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ from hf_genai import conversion
 from hf_genai.data import train_tokenizer
 from hf_genai.data.built_in import MAKERS, load_built_in
 from hf_genai.evaluation.task_scores import answer_scores, macro_f1, rouge
+from hf_genai.training.checkpoints import sole_run
 from hf_genai.training.finetuning import load_rows, parse_finetune_arguments
 from hf_genai.training.finetuning_tasks import TASKS
 
@@ -361,9 +363,21 @@ def test_a_scoring_that_fails_does_not_cost_the_trained_model_and_no_token_is_wr
         run("classification", tmp_path / "run")
     assert AutoConfig.from_pretrained(tmp_path / "run").model_type == "genai_rnn"
     monkeypatch.undo()
-    run("classification", tmp_path / "two", "--hub_token", "hf_secret")
-    for path in (tmp_path / "two").iterdir():
-        assert path.is_dir() or b"hf_secret" not in path.read_bytes(), path
+    run("classification", tmp_path / "two", "--hub_token", "hf_secret", "--save_strategy", "epoch")
+    files = [path for path in (tmp_path / "two").rglob("*") if path.is_file()]
+    assert any(path.name == "training_args.bin" for path in files)
+    for path in files:
+        assert b"hf_secret" not in path.read_bytes(), path
+    assert not list((tmp_path / "two").glob(".*"))
+
+
+def test_a_folder_that_another_run_uses_is_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "load_rows", lambda *args: pytest.fail("it went on"))
+    with (
+        sole_run(tmp_path / "run"),
+        pytest.raises(ValueError, match=f"in use by the run of process {os.getpid()} on "),
+    ):
+        run("classification", tmp_path / "run")
 
 
 def test_the_example_of_a_dialogue_on_the_card_asks_something():

@@ -19,6 +19,7 @@ from hf_genai.objectives.causal_lm import CausalLMCollator
 from hf_genai.objectives.fill_in_the_middle import TOKENS
 from hf_genai.objectives.masked_lm import MaskedLMCollator
 from hf_genai.objectives.span_corruption import SpanCorruptionCollator
+from hf_genai.training.checkpoints import sole_run
 from hf_genai.training.pretraining import (
     baselines,
     check_fit,
@@ -192,6 +193,21 @@ def test_a_push_gets_the_name_the_token_and_the_revision(texts, tmp_path, monkey
     ]
     for name in ("README.md", "results.json"):
         assert "secret" not in (tmp_path / "run" / name).read_text("utf-8")
+
+
+def test_a_folder_that_another_run_uses_is_refused_at_once(texts, tmp_path):
+    with sole_run(tmp_path / "run"):
+        for more in ([], ["--overwrite_output_dir", "true"], ["--resume_from_checkpoint"]):
+            with pytest.raises(ValueError, match="in use by the run of process"):
+                run("gpt_tiny", texts, tmp_path / "run", *more)
+    run("gpt_tiny", texts, tmp_path / "run", "--max_steps", "1")
+
+
+def test_a_licence_or_language_that_the_hub_would_refuse_is_refused_first(texts, tmp_path):
+    for more, said in ((["--model_license", "Apache 2"], "apache-2.0"), (["--languages", "en", "French"], "'fr'")):
+        with pytest.raises(ValueError, match=f"the command line: {more[0][2:]} must be .* did you mean .*{said}"):
+            run("gpt_tiny", texts, tmp_path / "run", *more)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_column_of_other_things_than_texts_is_refused(texts, tmp_path):
