@@ -24,7 +24,7 @@ from transformers import (
 from transformers.generation import StopStringCriteria
 from transformers.utils import logging
 
-from .data.plain_text import naming, read_prompts_as_text
+from .data.plain_text import check_characters, naming, read_prompts_as_text
 from .data.tokenizers import TARGET_SUBFOLDER, load_tokenizers
 from .evaluation.generation import default_length, encode_texts, is_blank, length_limit
 from .evaluation.prefixes import TRANSLATION_PAIR, pairs_of, task_settings
@@ -32,7 +32,7 @@ from .loading import check_for_task, load_model
 from .model_folder import check_json
 from .private_names import generate_arguments, generation_defaults, set_pipeline_defaults, with_generation_config
 from .question_answering import QuestionAnsweringPipeline
-from .text_pipelines import PIPELINES
+from .text_pipelines import PIPELINES, checked
 
 logger = logging.get_logger(__name__)
 
@@ -224,7 +224,8 @@ class TextToTextPipeline(Pipeline):
             list each if num_return_sequences is above 1. For a dataset or generator: an iterator over such lists.
 
         Raises:
-            ValueError: if there is nothing in inputs, or it holds something other than texts.
+            ValueError: if there is nothing in inputs, or it holds something other than texts, or a text has half of a
+                surrogate pair.
         """
         if hasattr(inputs, "column_names"):
             raise ValueError(f"inputs must be texts: pass a column of the dataset, one of {inputs.column_names}")
@@ -234,7 +235,9 @@ class TextToTextPipeline(Pipeline):
         if not single and not isinstance(inputs, Dataset):
             if isinstance(inputs, dict) or not isinstance(inputs, Iterable):
                 raise ValueError(f"inputs must be a text, or a list or iterator of texts, got {type(inputs).__name__}")
-            inputs = list(inputs) if isinstance(inputs, Sized) else (text for text in inputs)
+            inputs = checked(list(inputs) if isinstance(inputs, Sized) else iter(inputs))
+        elif single:
+            checked(inputs)
         results = super().__call__(inputs, **kwargs)
         if isinstance(inputs, list) and all(len(result) == 1 for result in results):
             return [result[0] for result in results]
@@ -318,6 +321,7 @@ class TextToTextPipeline(Pipeline):
     ) -> dict[str, torch.Tensor]:
         if not isinstance(text, str):
             raise ValueError(f"inputs must be texts, got {type(text).__name__}: {text!r:.80}")
+        check_characters(text, f"the text {text!r:.40}")
         if src_lang is not None and hasattr(self.tokenizer, "src_lang"):
             self.tokenizer.src_lang = src_lang
         limit = length_limit(self.model, self.tokenizer, max_source_length) if truncation else None

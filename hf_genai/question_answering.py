@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pipelines.base import ChunkPipeline
 from transformers.utils import logging
 
-from .data.plain_text import encode_text, ends_inside_words
+from .data.plain_text import check_characters, encode_text, ends_inside_words
 from .evaluation.generation import length_limit
 from .objectives.question_answering import Window, find_answers, margin_of_none
 
@@ -92,14 +92,14 @@ class QuestionAnsweringPipeline(ChunkPipeline):
         if inputs is None:
             inputs = _paired(question, context)
         if isinstance(inputs, Mapping):
-            return super().__call__(_checked(inputs), **kwargs)
+            return super().__call__(_checked(inputs, 1), **kwargs)
         if isinstance(inputs, Dataset):
             return super().__call__(inputs, **kwargs)
         if isinstance(inputs, str) or not isinstance(inputs, Iterable):
             raise ValueError(f"inputs must be a mapping, or a list or iterator of such, got {type(inputs).__name__}")
         if isinstance(inputs, Iterator):
-            return super().__call__((_checked(item) for item in inputs), **kwargs)
-        rows = [_checked(item) for item in inputs]
+            return super().__call__((_checked(item, number) for number, item in enumerate(inputs, 1)), **kwargs)
+        rows = [_checked(item, number) for number, item in enumerate(inputs, 1)]
         if not rows:
             raise ValueError("inputs must hold at least one question, got none")
         return super().__call__(rows, **kwargs)
@@ -139,7 +139,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):
         doc_stride: int | None = None,
         max_question_len: int = 64,
     ) -> Iterator[dict[str, Any]]:
-        example = _checked(example)
+        example = _checked(example, None)
         length = max_seq_len or min(384, length_limit(self.model, self.tokenizer, None) or 384)
         stride = min(length // 2, 128) if doc_stride is None else doc_stride
         question = self._cut(example["question"], max_question_len)
@@ -243,10 +243,12 @@ def _paired(question: Any, context: Any) -> Any:
     return [{"question": one, "context": text} for one, text in zip(question, contexts, strict=True)]
 
 
-def _checked(example: Any) -> Mapping[str, str]:
+def _checked(example: Any, number: int | None) -> Mapping[str, str]:
+    """Return a question with its context; `number` is which of all it is, from 1, if that is known."""
     if not isinstance(example, Mapping) or not {"question", "context"} <= set(example):
         raise ValueError(f"inputs must be mappings with question and context, got {example!r:.80}")
     for name in ("question", "context"):
         if not isinstance(example[name], str) or not example[name].strip():
             raise ValueError(f"{name} must be a text that is not empty, got {example[name]!r}")
+        check_characters(example[name], name if number is None else f"{name} {number}")
     return example

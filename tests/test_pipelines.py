@@ -21,6 +21,7 @@ import hf_genai
 from hf_genai.data import train_tokenizer
 from hf_genai.data.plain_text import read_prompts_as_text
 from hf_genai.data.tokenizers import add_gap_tokens
+from hf_genai.evaluation.generation import generate_texts
 from hf_genai.pipelines import TextToTextPipeline, pipeline
 
 T5_TASKS = {
@@ -251,6 +252,17 @@ def test_wrong_inputs_are_named(tokenizer):
     with pytest.raises(ValueError, match=r"pass a column of the dataset, one of \['text'\]"):
         pipe(Dataset.from_dict({"text": TEXTS}))
     assert pipe("")  # has its </s>
+
+
+def test_half_of_a_surrogate_pair_is_refused_with_the_number_of_its_text(tokenizer):
+    model, half = make_model("t5"), "blue \udc80"  # as a byte that is no UTF-8 comes from a command line
+    pipe = pipeline("translation", model=model, tokenizer=tokenizer, max_new_tokens=2)
+    problem = r" has '\\udc80' at character 6: half of a surrogate pair"
+    for given, number in ((half, 1), (["red", half], 2), ((text for text in ["red", "red", half]), 3)):
+        with pytest.raises(ValueError, match=f"text {number}{problem}"):
+            list(pipe(given))
+    with pytest.raises(ValueError, match=f"text 2{problem}"):
+        generate_texts(model, tokenizer, ["red", half])
 
 
 def test_wrong_tasks_models_and_missing_tokenizers_are_named(tokenizer, tmp_path):

@@ -302,3 +302,39 @@ def test_what_cannot_be_answered_is_refused(save, tokenizer):
     other = transformers.AutoModelForTokenClassification.from_pretrained(folder)
     with pytest.raises(ValueError, match="a head for question answering, got GenaiBertForTokenClassification"):
         pipeline("question-answering", other, tokenizer=tokenizer)(question="who?", context=CONTEXT)
+
+
+HALF = "a\ud83d b"
+PROBLEM = r" has '\\ud83d' at character 2: half of a surrogate pair"
+
+
+@pytest.mark.parametrize(
+    ("task", "head"),
+    [
+        ("fill-mask", "AutoModelForMaskedLM"),
+        ("token-classification", "AutoModelForTokenClassification"),
+        ("text-classification", "AutoModelForSequenceClassification"),
+        ("feature-extraction", "AutoModel"),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_refused_with_the_number_of_its_text(task, head, save):
+    pipe = pipeline(task, save("genai_bert", head))
+    good = "the cat <mask>"
+    for given, number in ((HALF, 1), ([good, HALF], 2), ((text for text in [good, good, HALF]), 3)):
+        with pytest.raises(ValueError, match=f"text {number}{PROBLEM}"):
+            list(pipe(given))
+    assert pipe([good, "a \U0001f600 <mask>"])
+
+
+def test_half_of_a_surrogate_pair_in_prompts_chats_and_questions_is_refused(save):
+    pipe = pipeline("text-generation", save("genai_gpt", "AutoModelForCausalLM"), max_new_tokens=2)
+    with pytest.raises(ValueError, match=f"text 2{PROBLEM}"):
+        pipe(["the cat", HALF])
+    chat = [{"role": "user", "content": "who?"}, {"role": "assistant", "content": HALF}]
+    with pytest.raises(ValueError, match=f"text 1, part 2, content{PROBLEM}"):
+        pipe(chat)
+    pipe = pipeline("question-answering", save("genai_bert", "AutoModelForQuestionAnswering"))
+    with pytest.raises(ValueError, match=f"context 2{PROBLEM}"):
+        pipe(question=["who?", "who?"], context=[CONTEXT, HALF])
+    with pytest.raises(ValueError, match=f"question 1{PROBLEM}"):
+        pipe(question=HALF, context=CONTEXT)

@@ -22,6 +22,7 @@ UNSPACED = (
     "\uf900-\ufaff\uff01-\uff60\U00020000-\U0003ffff]"
 )
 _UNSPACED = re.compile(UNSPACED)
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 def ends_inside_words(characters: str) -> bool:
@@ -33,6 +34,21 @@ def ends_inside_words(characters: str) -> bool:
         _UNSPACED.match(character) or "\u1100" <= character <= "\u11ff" or "\uac00" <= character <= "\ud7a3"
         for character in characters
     )
+
+
+def check_characters(text: str, name: str) -> None:
+    """Refuse half of a surrogate pair, which bad UTF-8 on a command line and cut JSON leave, and no tokenizer reads.
+
+    Args:
+        name: of the text, for the error: "text 3".
+
+    Raises:
+        ValueError: says where it stands.
+    """
+    if half := _HALF.search(text):
+        raise ValueError(
+            f"{name} has {half[0]!r} at character {half.start() + 1}: half of a surrogate pair, which is no character"
+        )
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, *texts: Any, **options: Any) -> BatchEncoding:

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..data.plain_text import check_characters
 from ..data.tokenizers import encode_cut
 from .prefixes import prefix_of
 
@@ -68,6 +69,7 @@ def _check(texts: Sequence[str]) -> None:
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"texts must be strings, got {type(text).__name__} at index {index}")
+        check_characters(text, f"text {index + 1}")
 
 
 def encode_texts(
@@ -87,7 +89,7 @@ def encode_texts(
         as_text: read control tokens in them as text; False: as the tokenizer's own setting is.
 
     Raises:
-        ValueError: if there are no texts.
+        ValueError: if there are no texts, or one has half of a surrogate pair.
         TypeError: if one is not a string.
     """
     _check(texts)
@@ -124,7 +126,8 @@ def generate_texts(
             the model's generation config set a length).
 
     Raises:
-        ValueError: if texts is empty, or batch_size, max_source_length or num_return_sequences is out of range.
+        ValueError: if texts is empty or has half of a surrogate pair, or batch_size, max_source_length or
+            num_return_sequences is out of range.
         TypeError: if a text is not a string.
     """
     if batch_size < 1:
