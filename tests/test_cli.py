@@ -352,6 +352,7 @@ def own_run(folder, *options):
         ["--test_data", "0.1", "--train_size", "50", "--seed", "3", "--max_test_samples", "30"],
         ["--test_data", "held.jsonl", "--validation_data", "other.jsonl"],
         ["--validation_data", "other.jsonl"],
+        ["--bleu_tokenize", "char", "--generation.num_beams", "2"],
     ],
 )
 def test_the_command_on_the_card_of_own_files_scores_the_same_pairs(options, tmp_path, monkeypatch, capsys):
@@ -365,7 +366,7 @@ def test_the_command_on_the_card_of_own_files_scores_the_same_pairs(options, tmp
     capsys.readouterr()
     assert run(*command) == 0
     scores = json.loads(capsys.readouterr().out)
-    for key in ("bleu", "chrf", "exact_match", "num_examples", "baselines"):
+    for key in ("bleu", "chrf", "exact_match", "num_examples", "baselines", "bleu_signature", "chrf_signature"):
         assert scores[key] == results[key], key
     ((sources, references, _), kwargs) = seen[0]
     first = [(row["source"], row["reference"]) for row in results["samples"]]
@@ -388,6 +389,13 @@ def test_a_run_of_several_processes_says_so_in_command_and_hardware():
     words = command(["rnn.yaml", "--seed", "3"], 2)
     assert words == "torchrun --nproc_per_node 2 -m hf_genai.cli train rnn.yaml --seed 3"
     assert command(["rnn.yaml"]) == "hf-genai train rnn.yaml"
+    for resumed in (
+        ["--resume_from_checkpoint"],
+        ["--resume-from-checkpoint", "true"],
+        ["--resume_from_checkpoint=a/b"],
+    ):
+        words = ["rnn.yaml", *resumed, "--seed", "3"]  # in a fresh folder there is nothing to go on from
+        assert command(words) == command([*words[:1], "--seed", "3", *resumed]) == "hf-genai train rnn.yaml --seed 3"
     private = ["--data=/srv/me/a.tsv", "--data", "/srv/me/b.tsv", "--seed=3"]
     assert command(private) == "hf-genai train --data=a.tsv --data b.tsv --seed=3"
     assert bare({"data": ["/srv/me/a.tsv", "b/c.tsv"], "seed": 3}) == {"data": ["a.tsv", "b/c.tsv"], "seed": 3}

@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import logging
+
 from ..cards import CardData, usage_snippet
 from ..data.plain_text import join_words
 from ..evaluation.bleu_tokenizers import USUAL
 from .arguments import DataArguments, RecipeArguments
 from .results import METRICS, bare
+
+logger = logging.get_logger(__name__)
 
 # Options of `hf-genai evaluate` that mean what they mean in training, with the same defaults.
 _DATA_OPTIONS = (
@@ -32,6 +36,22 @@ def data_fields(where: Any) -> dict[str, Any]:
     }
 
 
+def license_of_weights(asked: str | None, where: Any) -> str | None:
+    """Return the licence that a card may state: the one asked for, and none where that of the data is not known.
+
+    Args:
+        asked: by the user or a config.
+        where: the data's `Provenance`.
+    """
+    if asked is None or where.licence.lower() not in ("", "not stated", "unknown"):
+        return asked
+    logger.warning(
+        f"model_license: the card does not say {asked}, as nothing is known of the licence of the training data"
+        f" ({where.name}); --data_license states it"
+    )
+    return None
+
+
 def name_on_hub(model: str | None) -> str | None:
     """Return what a card's metadata call the model that was trained further; None for a folder, which stays here."""
     return None if model is None or Path(model).is_dir() else model
@@ -40,7 +60,7 @@ def name_on_hub(model: str | None) -> str | None:
 def flat_settings(given: dict[str, Any]) -> dict[str, Any]:
     """Return what was set for a run, `model.FIELD` for the fields of the model's mapping, without its folder."""
     flat = {f"model.{key}": value for key, value in given.get("model", {}).items()}
-    left_out = ("model", "generation", "output_dir", "overwrite_output_dir")
+    left_out = ("model", "generation", "output_dir", "overwrite_output_dir", "resume_from_checkpoint")
     return {**flat, **{key: value for key, value in given.items() if key not in left_out}}
 
 
@@ -133,7 +153,7 @@ def card_of_run(arguments: RecipeArguments, results: dict[str, Any], pairs: Any,
         summary=f"{summary} {results['architecture']}".strip(),
         model_type=family,
         parameters=results["parameters"],
-        license=arguments.training.model_license,
+        license=license_of_weights(arguments.training.model_license, where),
         base_model=name_on_hub(trained),
         usage=usage_snippet(results["prefix"] + results["samples"][0]["source"], two_tokenizers)
         if results["samples"]

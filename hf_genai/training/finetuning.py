@@ -16,7 +16,7 @@ from ..data.texts import TextData, load_texts
 from ..objectives.dialogue import as_messages
 from ..objectives.question_answering import unanswered_as_empty
 from .arguments import GenerationArguments, check_best_model, check_generation, check_training
-from .card import data_fields, flat_settings, name_on_hub, pipeline_usage, prefix_setting
+from .card import data_fields, flat_settings, license_of_weights, name_on_hub, pipeline_usage, prefix_setting
 from .finetuning_tasks import TASKS
 from .parsing import argument, number_or_text, parse
 
@@ -44,7 +44,9 @@ class TaskArguments:
     data_config: str | None = argument(None, "configuration of a Hub data set that has several")
     data_revision: str | None = argument(None, "branch, tag or commit of a Hub data set")
     data_license: str | None = argument(None, "licence of your own data, for the card")
-    languages: list[str] | None = argument(None, "language codes of your own data, for the card")
+    languages: list[str] | None = argument(
+        None, "language codes of your own data, for the card; a single one also says which articles and endings count"
+    )
 
 
 @dataclass
@@ -328,7 +330,7 @@ def card_of_finetuning(arguments: FineTuneArguments, results: dict[str, Any], da
         summary=f"A {results['model_type']} model for {arguments.data.task}, {how} by hf_genai on {where.name}.",
         model_type=results["model_type"],
         parameters=results["parameters"],
-        license=arguments.model.model_license,
+        license=license_of_weights(arguments.model.model_license, where),
         pipeline_tag=task.pipeline_tag,
         base_model=name_on_hub(start),
         usage=pipeline_usage(task.pipeline_tag, results["samples"], task.example(data.test)),

@@ -5,8 +5,10 @@ and knows the baseline to beat. Accuracies, exact match and F1 are 0 to 1, ROUGE
 """
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -66,6 +68,12 @@ class Task(ABC):
 
     def __init__(self, arguments: Any, tokenizer: Any):
         self.arguments, self.tokenizer = arguments, tokenizer
+
+    @property
+    def language(self) -> str | None:
+        """The code of the texts' language, None if it is not known or there are several."""
+        codes = {re.split("[-_]", code)[0].lower() for code in self.arguments.data.languages or ()}
+        return codes.pop() if len(codes) == 1 else None
 
     def config(self, texts: Dataset) -> dict[str, Any]:
         """Return fields of the model's config that the data decides."""
@@ -262,9 +270,9 @@ class QuestionAnswering(Task):
     def calibrate(self, trainer: Any, texts: Dataset, rows: Dataset) -> None:
         if not self.settings["handle_impossible_answer"]:
             return
-        found = self._find(trainer, texts, rows)
+        found, score = self._find(trainer, texts, rows), partial(answer_scores, language=self.language)
         gains = [
-            answer_scores([""], [references])["f1"] - answer_scores([text], [references])["f1"]
+            score([""], [references])["f1"] - score([text], [references])["f1"]
             for (text, _), references in zip(found, self._references(texts), strict=True)
         ]
         self.settings["null_score_diff_threshold"] = best_threshold([margin for _, margin in found], gains)
@@ -298,13 +306,14 @@ class QuestionAnswering(Task):
         Reference: Rajpurkar, Jia and Liang (2018), arXiv:1806.03822.
         """
         references = self._references(texts)
-        scores = answer_scores(found, references)
+        score = partial(answer_scores, language=self.language)
+        scores = score(found, references)
         kinds = {"HasAns": [any(own) for own in references], "NoAns": [not any(own) for own in references]}
         if not all(kinds["HasAns"]):
             for name, chosen in kinds.items():
                 of_kind = [index for index, wanted in enumerate(chosen) if wanted]
                 if of_kind:
-                    own_scores = answer_scores([found[i] for i in of_kind], [references[i] for i in of_kind])
+                    own_scores = score([found[i] for i in of_kind], [references[i] for i in of_kind])
                     scores |= {f"{name}_{metric}": value for metric, value in own_scores.items()}
         return scores
 
@@ -366,11 +375,11 @@ class Summarisation(Task):
             (document[:300], summary, own)
             for document, summary, own in zip(texts["document"][:5], texts["summary"][:5], found[:5], strict=True)
         ]
-        return rouge(found, texts["summary"][:]), samples
+        return rouge(found, texts["summary"][:], self.language), samples
 
     def baselines(self, train: Dataset, texts: Dataset) -> dict[str, Scores]:
         first = [first_sentence(document) for document in texts["document"]]
-        return {"first sentence of the text": rouge(first, texts["summary"][:])}
+        return {"first sentence of the text": rouge(first, texts["summary"][:], self.language)}
 
 
 class Dialogue(Task):

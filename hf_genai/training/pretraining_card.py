@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cards import CardData
-from .card import data_fields, flat_settings, name_on_hub, pipeline_usage
+from .card import data_fields, flat_settings, license_of_weights, name_on_hub, pipeline_usage
 
 _TASKS = {
     "clm": ("text-generation", "predicts each next token"),
@@ -27,7 +27,7 @@ def card_of_pretraining(arguments: Any, results: dict[str, Any], texts: Any) -> 
         summary=f"A {results['model_type']} model that {does}, {how} by hf_genai on {where.name}.",
         model_type=results["model_type"],
         parameters=results["parameters"],
-        license=arguments.model.model_license,
+        license=license_of_weights(arguments.model.model_license, where),
         pipeline_tag=task,
         base_model=name_on_hub(before),
         usage=pipeline_usage(task, results["samples"], next(({"text": text} for text in held_out), None)),

@@ -224,14 +224,19 @@ def bare(value: Any) -> Any:
 
 
 def command(argv: Sequence[str], processes: int = 1) -> str:
-    """Return the command that repeats a run, with bare names for shipped configs and for absolute paths."""
+    """Return the command that repeats a run from its first step, with bare names for shipped configs and paths."""
     from . import shipped_configs
 
     shipped = {str(path): name for name, path in shipped_configs().items()}
     launch = ["hf-genai"]
     if processes > 1:
         launch = ["torchrun", "--nproc_per_node", str(processes), "-m", "hf_genai.cli"]  # on CPUs too
-    return shlex.join([*launch, "train", *(shipped.get(str(Path(word).resolve()), bare(word)) for word in argv)])
+    resume = ("--resume_from_checkpoint", "--resume-from-checkpoint")
+    words: list[str] = []
+    for before, word in zip(["", *argv], argv, strict=False):
+        if word.partition("=")[0] not in resume and (before not in resume or word.startswith("--")):
+            words.append(word)
+    return shlex.join([*launch, "train", *(shipped.get(str(Path(word).resolve()), bare(word)) for word in words)])
 
 
 def pairs_of_split(

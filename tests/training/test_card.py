@@ -16,7 +16,7 @@ from hf_genai.training.pretraining_card import card_of_pretraining
 WHERE = Provenance("mine", "texts", "MIT", "mine.txt", dataset_id="me/mine")
 
 
-def card_of(recipe: str, start: str, *more: str):
+def card_of(recipe: str, start: str, *more: str, where: Provenance = WHERE):
     """Return the card of a run that went on with the model `start`."""
     options = ["--model_name_or_path", start, "--output_dir", "run", *more]
     results = defaultdict(int, model_type="genai_gpt", objective="clm", settings={}, samples=[], attention_maps=[])
@@ -28,7 +28,7 @@ def card_of(recipe: str, start: str, *more: str):
         "scores": {},
         "data": {},
     }
-    texts = SimpleNamespace(provenance=WHERE, names={"test": "mine"}, test=None, report=SimpleNamespace())
+    texts = SimpleNamespace(provenance=where, names={"test": "mine"}, test=None, report=SimpleNamespace())
     texts.validation = {"text": []}
     if recipe == "pretrain_text":
         return card_of_pretraining(parse_pretrain_arguments(options), results, texts)
@@ -55,3 +55,16 @@ def test_a_translator_is_scored_again_on_the_pairs_that_its_seed_held_out():
     assert card.bias.startswith("Not studied")  # the warning about names of CLDR is for pairs made of it
     own = card_of("train_seq2seq", "them/theirs", "--data", "/srv/me/pairs.tsv", "--test_data", "/srv/me/test.tsv")
     assert "--data pairs.tsv" in own.evaluation_command and "/srv" not in own.evaluation_command
+
+
+@pytest.mark.parametrize("recipe", ["pretrain_text", "finetune_text", "train_seq2seq"])
+@pytest.mark.parametrize("unknown", ["", "not stated", "unknown"])
+def test_no_licence_is_stated_of_weights_whose_data_has_none_that_is_known(recipe, unknown, monkeypatch):
+    said = []
+    monkeypatch.setattr("hf_genai.training.card.logger.warning", said.append)
+    asked = ("--model_license", "apache-2.0")
+    assert card_of(recipe, "them/theirs", *asked).license == "apache-2.0"
+    assert not said
+    card = card_of(recipe, "them/theirs", *asked, where=Provenance("mine", "texts", unknown, "mine.txt"))
+    assert card.license is None and "--data_license" in said[0]
+    assert card_of(recipe, "them/theirs").license is None
