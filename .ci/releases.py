@@ -106,8 +106,9 @@ def main() -> int:
     parser.add_argument("which", choices=("newest", "lowest"))
     parser.add_argument("--venv", type=Path, help="a folder for the environment, kept for the next call")
     parser.add_argument("--torch", help="for newest, such as torch==2.14.1; default: as said above")
-    parser.add_argument("pytest", nargs="*", help="arguments for pytest, after --")
-    given = parser.parse_args()
+    # by hand: before Python 3.13 argparse takes nothing after "--" once an option stands before it
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    given, for_pytest = parser.parse_args(sys.argv[1:end]), sys.argv[end + 1 :] or ["-n", "2", "--dist", "loadfile"]
     newest = [given.torch or f"torch=={pinned()['torch']}"]
     with tempfile.TemporaryDirectory() as made:
         environment = Environment(
@@ -118,7 +119,7 @@ def main() -> int:
         for name in sorted(here.keys() & there.keys()):
             if here[name] != there[name]:
                 print(f"  {name:<24}{there[name]:>16} -> {here[name]}", flush=True)
-        failed = environment.failures(*(given.pytest or ("-n", "2", "--dist", "loadfile")))
+        failed = environment.failures(*for_pytest)
         if failed is None:
             print(f"the tests did not run on the {given.which} releases", file=sys.stderr)
             return 1
