@@ -23,6 +23,7 @@ from transformers.utils import logging
 from .conversion_layout import RENAME, Head, Layout, Operation
 from .conversion_tables import ACTIVATIONS, COMMON, LAYOUTS, UNFIT
 from .loading import load_model, quiet
+from .model_folder import foreign_code
 from .models.private_names import attention_of
 from .private_names import file_if_there, models_of
 from .registry import FAMILIES, load
@@ -126,6 +127,7 @@ def convert_folder(
         model.save_pretrained(part)
         if any(file_if_there(source, name) for name in TOKENIZERS):
             AutoTokenizer.from_pretrained(source, trust_remote_code=False).save_pretrained(part)
+        foreign_code(part, remove=True)
         if target.exists():
             target.rmdir()
         part.rename(target)

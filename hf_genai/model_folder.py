@@ -211,7 +211,7 @@ def foreign_code(folder: str | Path, remove: bool = False) -> list[str]:
                 if entries and remove:
                     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
     if remove:
-        needed = set(code_files(folder))
+        needed = set(code_files(folder)) if (folder / "config.json").is_file() else set()
         for path in [*folder.rglob("*.py"), *folder.rglob("*.pyc")]:
             if str(path.relative_to(folder)) not in needed:
                 path.unlink()

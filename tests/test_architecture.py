@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "conversion_layout": set(),
     "conversion_tables_bert": {"conversion_layout"},
     "conversion_tables": {"conversion_layout", "conversion_tables_bert"},
-    "conversion": {"conversion_layout", "conversion_tables", "loading", "registry", "models"},
+    "conversion": {"conversion_layout", "conversion_tables", "loading", "model_folder", "registry", "models"},
     "loading": {"files", "model_folder", "registry", "models"},
     "decoding": {"decoding", "models"},
     "identifiers": set(),

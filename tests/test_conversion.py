@@ -588,8 +588,11 @@ def test_the_command_writes_a_whole_folder_both_ways_and_overwrites_nothing(tmp_
     theirs = make("gpt2", "ForCausalLM", vocab_size=380)
     theirs.generation_config.max_new_tokens = 9
     theirs.save_pretrained(tmp_path / "theirs")
-    make_tokenizer().save_pretrained(tmp_path / "theirs")
+    tokenizer = make_tokenizer()
+    tokenizer.init_kwargs["auto_map"] = {"AutoTokenizer": [None, "tokens.Tokens"]}  # code that is not ours
+    tokenizer.save_pretrained(tmp_path / "theirs")
     assert run_command("convert", tmp_path / "theirs", tmp_path / "ours") == 0
+    assert "tokens.Tokens" not in (tmp_path / "ours" / "tokenizer_config.json").read_text()
     assert "GenaiGPTForCausalLM" in capsys.readouterr().out
     assert run_command("convert", tmp_path / "ours", tmp_path / "back", "--to", "transformers") == 0
     back = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "back")

@@ -112,6 +112,27 @@ def test_a_model_is_fine_tuned_with_its_own_tokenizer(main, tmp_path):
     assert AutoConfig.from_pretrained(second).dropout == 0.3
 
 
+def test_code_that_the_tokenizer_of_a_base_model_names_neither_runs_nor_goes_on(main, tmp_path):
+    base = tmp_path / "base"
+    main([TINY, "--output_dir", str(base), *SHORT, *SMALL, "--max_steps", "1"])
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    settings["auto_map"] = {"AutoTokenizer": [None, "tokens.Tokens"]}
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+    (base / "tokens.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w')\n"
+        "from transformers import PreTrainedTokenizerFast\n\n\nclass Tokens(PreTrainedTokenizerFast): pass\n"
+    )
+    (tmp_path / "tune.yaml").write_text(f"model_name_or_path: {base}\n")
+    options = [*SHORT, "--max_steps", "1", "--num_attention_maps", "0"]
+    main([str(tmp_path / "tune.yaml"), "--output_dir", str(tmp_path / "run"), *options])
+    assert not (tmp_path / "ran").exists()
+    for folder in (tmp_path / "run", tmp_path / "run" / "checkpoint-1"):
+        assert "auto_map" not in (folder / "tokenizer_config.json").read_text()
+        assert "auto_map" in (folder / "config.json").read_text() and not (folder / "tokens.py").exists()
+    card = (tmp_path / "run" / "README.md").read_text("utf-8")
+    assert "trust_remote_code=True" in card and "Its output, on the saved model" in card
+
+
 def test_evaluations_may_measure_the_loss_alone(main, tmp_path):
     options = ["--max_steps", "2", "--eval_strategy", "steps", "--eval_steps", "1", "--predict_with_generate", "false"]
     best = ["--save_steps", "1", "--load_best_model_at_end", "true", "--metric_for_best_model", "loss"]

@@ -23,7 +23,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import rotate_checkpoints
 
 from ..data import save_tokenizers
-from ..model_folder import INCOMPLETE_MARKER
+from ..model_folder import INCOMPLETE_MARKER, foreign_code
 from ..private_names import TrainerHooks
 
 logger = logging.getLogger(__name__)
@@ -249,6 +249,7 @@ class GenaiTrainer(TrainerHooks, Trainer):
             if self.args.should_save:
                 if self.tokenizers is not None:
                     save_tokenizers(folder, *self.tokenizers)
+                foreign_code(folder, remove=True)  # that a base model or its tokenizer names
                 marker.unlink()
         except (OSError, RuntimeError, SafetensorError) as error:  # torch.save raises RuntimeError on a full disk
             if not existed:
