@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
-from .keywords import CACHE_NAME, cache_of, known_keywords, renamed
+from .keywords import CACHE_NAME, OLD_NAME, StepInputs, cache_of, known_keywords, renamed
 from .linear_cross_entropy import cross_entropy, linear_cross_entropy
 from .matmul import Linear, is_hooked
 from .private_names import GenerationHooks
@@ -74,7 +74,8 @@ class GenaiGenerationMixin(GenerationHooks, GenerationMixin):
 
     @wraps(GenerationMixin.prepare_inputs_for_generation)
     def prepare_inputs_for_generation(self, *args, **kwargs):
-        return super().prepare_inputs_for_generation(*args, **renamed(CACHE_NAME, kwargs))
+        inputs = super().prepare_inputs_for_generation(*args, **renamed(CACHE_NAME, kwargs))
+        return StepInputs(renamed(OLD_NAME, inputs))
 
     def before_prefill(self, generation_config: Any, model_kwargs: dict[str, Any]) -> None:
         """As in transformers, which reads a prompt in parts of `prefill_chunk_size`; one may be padding alone."""

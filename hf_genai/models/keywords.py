@@ -7,7 +7,7 @@ A keyword that nobody reads is an error, so that the next renaming is loud.
 import difflib
 from collections.abc import Callable, Iterable
 from functools import wraps
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any, NoReturn, TypeVar, get_args
 
 from torch import Tensor
@@ -130,6 +130,12 @@ def known_keywords(forward: Forward, hands_on: bool = False) -> Forward:
                 refuse(self, name, besides(self))
         return forward(self, *args, **kwargs)
 
+    if takes_cache:  # PEFT looks among the arguments for the old name
+        old = Parameter(OLD_NAME, Parameter.KEYWORD_ONLY, default=None, annotation=Cache | None)
+        *own, last = arguments.values()
+        seen = (*own, old, last) if last.kind is last.VAR_KEYWORD else (*own, last, old)
+        checked.__signature__ = signature(forward).replace(parameters=seen)  # type: ignore[attr-defined]
+        known.add(OLD_NAME)
     checked.keywords = known  # type: ignore[attr-defined]
     return checked  # type: ignore[return-value]
 
@@ -140,26 +146,36 @@ def refuse(model: Any, name: str, known: Iterable[str]) -> NoReturn:
     raise TypeError(f"{type(model).__name__} has no argument {name!r}; the nearest one that it reads is {nearest!r}")
 
 
-class BothNames:
-    """Before an output class of transformers that has the cache under its old name: gives it under the new one, too.
+class ReadByBothNames:
+    """Before a kind of dict that holds the cache under its old name: gives it under the new one, too."""
 
-    That of later releases does so by itself.
-    """
+    def __getitem__(self, key):
+        return super().__getitem__(OLD_NAME if key == "cache" else key)  # type: ignore[misc]
 
-    if CACHE_NAME == OLD_NAME:
+    def __contains__(self, key):
+        return super().__contains__(OLD_NAME if key == "cache" else key)  # type: ignore[misc]
+
+    def get(self, key, default=None):
+        return super().get(OLD_NAME if key == "cache" else key, default)  # type: ignore[misc]
+
+
+class StepInputs(ReadByBothNames, dict):
+    """What a step of generation is called with. PEFT looks in it for the old name, whatever the release."""
+
+
+if CACHE_NAME == OLD_NAME:
+
+    class BothNames(ReadByBothNames):
+        """Before an output class of transformers. Those of later releases give the cache by both names themselves."""
 
         @property
         def cache(self) -> Cache | None:
             return self.past_key_values  # type: ignore[attr-defined]
 
-        def __getitem__(self, key):
-            return super().__getitem__(OLD_NAME if key == "cache" else key)  # type: ignore[misc]
+else:
 
-        def __contains__(self, key):
-            return super().__contains__(OLD_NAME if key == "cache" else key)  # type: ignore[misc]
-
-        def get(self, key, default=None):
-            return super().get(OLD_NAME if key == "cache" else key, default)  # type: ignore[misc]
+    class BothNames:  # type: ignore[no-redef]
+        """Nothing to add."""
 
 
 class BaseModelOutputWithPast(BothNames, modeling_outputs.BaseModelOutputWithPast):
