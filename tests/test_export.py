@@ -7,7 +7,7 @@ import pytest
 import torch
 from loopback_hub import LoopbackHub
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import hf_genai
 from hf_genai.hub import CardData, push, save_for_hub, usage_snippet
@@ -191,3 +191,15 @@ def test_the_example_in_the_pushed_card_prints_what_the_card_shows_and_asks_noth
     away = home_and_away[1]
     assert away["shown"] and away["printed"] == away["shown"]
     assert "asked" not in away
+
+
+def test_the_installed_code_opens_a_folder_with_older_code_and_renews_it(tmp_path):
+    config = AutoConfig.for_model(
+        "genai_gpt", vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    written = (tmp_path / "modeling_gpt.py").read_text("utf-8")
+    (tmp_path / "modeling_gpt.py").write_text("raise RuntimeError('the code of an older release')", "utf-8")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True)
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "modeling_gpt.py").read_text("utf-8") == written
