@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import evaluate
 from datasets import Features, List, Value
+from transformers.utils import logging
 
 from ..private_names import MetricHooks
+from .scripts import without_spaces_between_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+logger = logging.get_logger(__name__)
 
 TEXT_FEATURES = [
     Features({"predictions": Value("string"), "references": List(Value("string"))}),
@@ -109,6 +112,14 @@ def _reference_streams(references: Sequence[str] | Sequence[Sequence[str]]) -> l
     return [[row[i] if i < len(row) else None for row in references] for i in range(most)]
 
 
+_BETWEEN_SPACES = ("13a", "intl", "none")  # of sacreBLEU's tokenizers
+
+
+def _warn_of_words_without_spaces(streams: Sequence[Sequence[str | None]], what: str) -> None:
+    if without_spaces_between_words(text for text in streams[0] if text is not None):
+        logger.warning_once(f"the references put no spaces between words, and {what}")
+
+
 class Bleu(OfflineMetric):
     """BLEU of a corpus, 0-100, by sacreBLEU. Reference: Papineni et al. (2002); Post (2018), arXiv:1804.08771."""
 
@@ -127,8 +138,12 @@ class Bleu(OfflineMetric):
         """
         from sacrebleu.metrics import BLEU
 
-        bleu = BLEU(tokenize=tokenize, lowercase=lowercase, **options)
-        score = bleu.corpus_score(predictions, _reference_streams(references))
+        bleu, streams = BLEU(tokenize=tokenize, lowercase=lowercase, **options), _reference_streams(references)
+        if tokenize in (None, *_BETWEEN_SPACES):
+            _warn_of_words_without_spaces(
+                streams, "BLEU counts tokens between spaces: give tokenize, such as zh or char"
+            )
+        score = bleu.corpus_score(predictions, streams)
         return {
             "bleu": score.score,
             "bleu_signature": str(bleu.get_signature()),
@@ -150,13 +165,18 @@ class ChrF(OfflineMetric):
         Args:
             predictions: one text per example.
             references: one text, or a list of texts, per example.
-            word_order: longest word n-gram that counts too; 2 gives chrF++.
+            word_order: longest word n-gram that counts too; 2 gives chrF++. Words stand between spaces, so it is for
+                languages that have them; a warning says where they do not.
             options: further arguments of `sacrebleu.metrics.CHRF`.
         """
         from sacrebleu.metrics import CHRF
 
-        chrf = CHRF(word_order=word_order, **options)
-        score = chrf.corpus_score(predictions, _reference_streams(references))
+        chrf, streams = CHRF(word_order=word_order, **options), _reference_streams(references)
+        if word_order:
+            _warn_of_words_without_spaces(
+                streams, "chrF++ counts words between spaces: word_order=0 counts characters"
+            )
+        score = chrf.corpus_score(predictions, streams)
         return {"chrf": score.score, "chrf_signature": str(chrf.get_signature())}
 
 

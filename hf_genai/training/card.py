@@ -11,6 +11,7 @@ from transformers.utils import logging
 from ..cards import CardData, usage_snippet
 from ..data.plain_text import join_words
 from ..evaluation.bleu_tokenizers import USUAL
+from ..evaluation.scripts import without_spaces_between_words
 from .arguments import DataArguments, RecipeArguments
 from .results import METRICS, bare
 
@@ -118,10 +119,13 @@ def pipeline_usage(
         if task == "question-answering":
             given = f"question={example['question']!r}, context={example['context']!r}"
         else:
-            words = example["text"].split()[:12]
-            before, after = (" ".join(part)[:60] for part in (words[: len(words) // 2], words[len(words) // 2 + 1 :]))
+            words, space = example["text"].split()[:12], " "
+            if without_spaces_between_words(words):
+                words, space = list("".join(words)[:24]), ""
+            half = len(words) // 2
+            before, after = (space.join(part)[:60] for part in (words[:half], words[half + 1 :]))
             gap = "model.tokenizer.mask_token" if task == "fill-mask" else "'<extra_id_0>'"
-            given = f"{before + ' '!r} + {gap} + {' ' + after!r}"
+            given = f"{before + space!r} + {gap} + {space + after!r}"
     elif task == "text-classification" and example is not None:
         given = repr(example["text"][:60].strip())
         call = "[row for row in model({given}, top_k=None) if row['score'] > 0.5]"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hf_genai.evaluation.bleu_tokenizers import check_bleu_tokenizer, choose_bleu_tokenizer
-from hf_genai.evaluation.metrics import baseline_scores, translation_scores
+from hf_genai.evaluation.metrics import Bleu, ChrF, baseline_scores, translation_scores
 from hf_genai.training.results import metrics_of_outputs
 
 SENTENCES = {
@@ -62,6 +62,19 @@ def test_a_missing_package_is_named_where_it_was_asked_for_and_else_characters_a
 def test_an_unknown_tokenizer_is_refused_with_those_that_are_known():
     with pytest.raises(ValueError, match="bleu_tokenize must be one of .*zh.*ja-mecab.*, not 'chinese'"):
         check_bleu_tokenizer("chinese")
+
+
+def test_counting_between_spaces_is_said_to_count_little_where_there_are_none(monkeypatch):
+    said = []
+    monkeypatch.setattr("hf_genai.evaluation.metrics.logger.warning_once", said.append)
+    columns = {"predictions": ["我今天去北京"], "references": [["我今天去南京", "我去北京"]]}
+    Bleu().compute(**columns, tokenize="zh")
+    ChrF().compute(**columns)
+    Bleu().compute(predictions=["на севере"], references=["на юге"])
+    assert not said
+    assert Bleu().compute(**columns)["bleu"] == 0
+    ChrF().compute(**columns, word_order=2)
+    assert ["tokenize" in said[0], "word_order" in said[1], len(said)] == [True, True, 2]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What cards say of a run, from its arguments and results alone."""
 
+import re
 from collections import defaultdict
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import pytest
 
 from hf_genai.data.pairs import Provenance
 from hf_genai.training.arguments import parse_arguments
-from hf_genai.training.card import card_of_run
+from hf_genai.training.card import card_of_run, pipeline_usage
 from hf_genai.training.finetuning import card_of_finetuning, parse_finetune_arguments
 from hf_genai.training.finetuning_tasks import Code
 from hf_genai.training.pretraining import parse_pretrain_arguments
@@ -68,3 +69,11 @@ def test_no_licence_is_stated_of_weights_whose_data_has_none_that_is_known(recip
     card = card_of(recipe, "them/theirs", *asked, where=Provenance("mine", "texts", unknown, "mine.txt"))
     assert card.license is None and "--data_license" in said[0]
     assert card_of(recipe, "them/theirs").license is None
+
+
+def test_the_gap_of_an_example_stands_among_characters_where_words_have_no_spaces():
+    given = "早上好,我的朋友,今天天气很好"
+    code = pipeline_usage("fill-mask", [("a", "b", "c")], {"text": given})
+    (before, after) = re.search(r"model\('(.*)' \+ model.tokenizer.mask_token \+ '(.*)'\)", code).groups()
+    assert given == before + given[len(before)] + after and len(before) > 5
+    assert "'a b ' + model" in pipeline_usage("fill-mask", [("a", "b", "c")], {"text": "a b c d e"})
