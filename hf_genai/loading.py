@@ -10,7 +10,7 @@ from typing import Any
 
 import transformers
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 from transformers.utils import logging
 
 from .files import read_json
@@ -29,9 +29,16 @@ def load_model(auto_class: Any, name: str | Path, *, new_heads: bool = False, **
         options: of `from_pretrained`.
 
     Raises:
-        ValueError: the files lack weights of the model, or an index names a file outside of the folder.
+        ValueError: the files lack weights of the model, an index names a file outside of the folder, or
+            generation_config.json has a value that is not possible.
     """
-    _check_index(Path(name))
+    if (Path(name) / "model.safetensors.index.json").is_file():
+        weight_files(Path(name))  # none of another folder
+    if (settings := Path(name) / "generation_config.json").is_file():
+        try:
+            GenerationConfig.from_pretrained(name)
+        except (ValueError, TypeError) as error:  # which does not say where it comes from
+            raise ValueError(f"{settings}: {error}") from error
     model, info = auto_class.from_pretrained(name, output_loading_info=True, **options)
     # with ignore_mismatched_sizes=True, weights of another shape are made anew, too
     shapes = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
@@ -103,13 +110,6 @@ def _may_be_new(model: PreTrainedModel, key: str, new_heads: bool) -> bool:
     if alone:  # T5's families have their stacks beside the head
         return key.startswith("pooler.")  # which models with a head of their own have none of
     return new_heads and (not key.startswith(f"{model.base_model_prefix}.") or ".pooler." in key)
-
-
-def _check_index(folder: Path) -> None:
-    if not (folder / "model.safetensors.index.json").is_file() or (folder / "model.safetensors").is_file():
-        return
-    if outside := [piece for piece in weight_files(folder) if Path(piece).name != piece]:
-        raise ValueError(f"{folder / 'model.safetensors.index.json'}: {outside[0]!r} is no file of this folder")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -58,11 +58,20 @@ def test_an_index_is_followed_within_the_folder_alone(gpt2, tmp_path):
     shutil.move(gpt2 / "model.safetensors", tmp_path / "elsewhere.safetensors")
     save_file({"x": torch.zeros(1)}, gpt2 / "model-00001-of-00001.safetensors", metadata={"format": "pt"})
     names = load_file(tmp_path / "elsewhere.safetensors")
-    for piece, message in {"model-00001-of-00001.safetensors": "lacks", "../elsewhere.safetensors": "no file"}.items():
+    for piece, message in {
+        "model-00001-of-00001.safetensors": "lacks",
+        "../elsewhere.safetensors": "must be a .safetensors file here",
+    }.items():
         index = {"metadata": {}, "weight_map": dict.fromkeys(names, piece)}
         (gpt2 / "model.safetensors.index.json").write_text(json.dumps(index))
         with pytest.raises(ValueError, match=message):
             load_model(AutoModelForCausalLM, gpt2)
+
+
+def test_generation_settings_that_are_not_possible_are_refused_with_their_file(gpt2):
+    (gpt2 / "generation_config.json").write_text('{"max_new_tokens": -1}')
+    with pytest.raises(ValueError, match=r"generation_config\.json: .*max_new_tokens"):
+        load_model(AutoModelForCausalLM, gpt2)
 
 
 def test_a_head_may_be_new_where_training_follows_and_nothing_else(tmp_path):
