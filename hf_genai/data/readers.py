@@ -103,6 +103,12 @@ def columns_of(path: Path) -> list[str]:
     return list(dict.fromkeys(name for row in _json(path) for name in row.values))
 
 
+def said(columns: Sequence[str]) -> str:
+    """Return names of columns for an error, which a file that is no table may have by the thousand."""
+    names = [name if len(name) <= 60 else f"{name[:60]}..." for name in columns[:20]]
+    return ", ".join(names + ["..."] * (len(columns) > 20)) or "none"
+
+
 def find_column(name: str, argument: str, columns: Sequence[str], where: str) -> str:
     """Return the column that a name means: its own, or else the field of a column of objects that is called so."""
     if columns.count(name) > 1:
@@ -112,7 +118,7 @@ def find_column(name: str, argument: str, columns: Sequence[str], where: str) ->
     fields = [column for column in columns if column.endswith(f".{name}")]
     if len(fields) == 1:
         return fields[0]
-    raise ValueError(f"{argument}={name!r} is not a column of {where}; columns found: {', '.join(columns) or 'none'}")
+    raise ValueError(f"{argument}={name!r} is not a column of {where}; columns found: {said(columns)}")
 
 
 def read_dataset(
@@ -168,7 +174,7 @@ def _features(path: Path, wanted: Sequence[str], needed: Sequence[str], all_colu
     if twice := [name for name in wanted if there.count(name) > 1]:
         raise ValueError(f"{path}: several columns are called {twice[0]}")
     if missing := [name for name in needed if name not in there]:
-        raise ValueError(f"{path.name}: no column {', '.join(missing)}; columns found: {', '.join(there) or 'none'}")
+        raise ValueError(f"{path.name}: no column {', '.join(missing)}; columns found: {said(there)}")
     if kind(path) in (".json", ".jsonl"):
         return Features.from_arrow_schema(_json_schema(path, wanted, all_columns))
     if kind(path) == ".parquet":

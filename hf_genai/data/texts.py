@@ -13,7 +13,7 @@ from datasets import Dataset, concatenate_datasets
 
 from .built_in import MAKERS, load_built_in
 from .pairs import SHOWN, Provenance, open_set, provenance_of_set, refuse_hub_options, said_of_left_out
-from .readers import ENDINGS, FLAW, PLACE, check_files, kind, read_dataset
+from .readers import ENDINGS, FLAW, PLACE, check_files, kind, read_dataset, said
 
 logger = logging.getLogger(__name__)
 
@@ -140,8 +140,7 @@ def load_texts(
             there = [name for name in rows.column_names if name != PLACE]
             if missing := [name for name in needed if name not in there]:
                 raise ValueError(
-                    f"{names[split]}, {split}: no column {', '.join(missing)}; columns found:"
-                    f" {', '.join(there) or 'none'}"
+                    f"{names[split]}, {split}: no column {', '.join(missing)}; columns found: {said(there)}"
                 )
             for name in columns:
                 if str(getattr(rows.features[name], "dtype", "")).startswith(("timestamp", "date", "time")):
