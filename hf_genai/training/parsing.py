@@ -268,7 +268,10 @@ def _tokens(key: str, value: Any, actions: dict[str, argparse.Action], path: str
         # bare `no` is false in YAML 1.1, but a choice of eval_strategy
         text = "no" if value is False and "no" in (action.choices or ()) else str(value).lower()
     elif isinstance(value, dict):
-        text = json.dumps(value)
+        try:
+            text = json.dumps(value, default=str)  # dates
+        except TypeError as error:
+            raise ValueError(f"{path}: {key}: {error}") from error
     elif isinstance(value, list):
         if action.nargs != "+":
             raise ValueError(f"{path}: {key} takes one value, got the list {value}")
