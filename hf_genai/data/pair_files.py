@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from .readers import TABLES, check_files, columns_of, find_column, kind, read_lines, read_rows
+from .readers import TABLES, Row, check_files, columns_of, find_column, kind, read_lines, read_rows
 
 # Where it stands, and two values of any type, or the reason, in a word, why there are no two.
 RawPair = tuple[str, tuple[Any, Any] | str]
@@ -50,7 +50,7 @@ def numbered(rows: Iterable[tuple[Any, Any] | str], where: str) -> Iterator[RawP
 
 
 def _table(path: Path, source_column: str, target_column: str) -> Iterator[RawPair]:
-    rows = [row._replace(values=_flat(row.values)) for row in read_rows(path)]
+    rows = [Row(row.place, _flat(row.values), row.flaw) for row in read_rows(path)]
     columns = columns_of(path)
     columns += dict.fromkeys(name for row in rows for name in row.values if name not in columns)
     one, two = (find_column(n, a, columns, str(path)) for n, a in _named(source_column, target_column))

@@ -10,7 +10,7 @@ from hf_genai import GenaiGPTConfig, GenaiGPTForCausalLM
 from hf_genai.data import train_tokenizer
 from hf_genai.objectives import dialogue
 from hf_genai.objectives.classification import label_names, tokenize_texts
-from hf_genai.objectives.dialogue import CHAT_TEMPLATE, recent_turns, tokenize_dialogues
+from hf_genai.objectives.dialogue import CHAT_TEMPLATE, as_messages, from_sharegpt, recent_turns, tokenize_dialogues
 from hf_genai.objectives.question_answering import (
     Window,
     best_spans,
@@ -92,6 +92,21 @@ def test_templates_that_mark_nothing_and_unknown_roles_are_refused(tokenizer):
         tokenize_dialogues(Dataset.from_dict({"messages": [say("a", "b")]}), tokenizer)
     with pytest.raises(ValueError, match="column messages; it has text"):
         tokenize_dialogues(Dataset.from_dict({"text": ["a"]}), tokenizer)
+
+
+def test_turns_of_sharegpt_are_read_as_messages():
+    turns = [{"from": "system", "value": "Be kind."}, {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}]
+    expected = [{"role": "system", "content": "Be kind."}, *say("Hi", "Yo")]
+    assert as_messages(turns) == expected
+    # as a table has them: each turn with every field of any
+    rows = Dataset.from_list([{"conversations": [{**turn, "role": None} for turn in turns], "id": "1"}])
+    assert as_messages(from_sharegpt(rows)["messages"][0]) == expected
+    both = Dataset.from_list([{"conversations": [], "messages": expected}])
+    assert from_sharegpt(both) is both
+    with pytest.raises(ValueError, match="a turn must be from system, human, .*, not 'observation'"):
+        as_messages([{"from": "observation", "value": "x"}])
+    with pytest.raises(ValueError, match="or from and value.*, not {'from': 'human'}"):
+        as_messages([{"from": "human"}])
 
 
 def test_labels_become_numbers_vectors_or_stay_numbers(tokenizer):

@@ -97,6 +97,15 @@ def test_what_was_given_is_kept_apart_from_defaults(config):
         ("- a\n- b\n", [], r"expected `key: value` lines, got list"),
         ("seed: [1\n", [], r"config\.yaml: while parsing"),
         ("model: t5\n", [], r"config\.yaml: .*model.*invalid mapping value|expected a mapping"),
+        ("seed: 1\nmodel: " + "{" * 3000, [], r"config\.yaml: line 2: it is nested too deeply"),
+        ("- " * 3000, [], r"config\.yaml: line 1: it is nested too deeply"),
+        ("", ["--model.hidden_size", "[" * 3000], r"the command line: --model.hidden_size: .* nested too deeply"),
+        ("", ["--model.hidden_size", "]"], r"the command line: --model.hidden_size: "),
+        ("seed: 1\nseed: \x07\n", [], r"config\.yaml: line 2: special characters are not allowed: '\\x07'"),
+        ("seed: 1\ndata: 2026-13-01\n", [], r"config\.yaml: line 2: 2026-13-01 cannot be read: month must be"),
+        ("seed: !!bool x\n", [], r"config\.yaml: line 1: x cannot be read"),
+        ("data: &a [x]\nlanguages: &b [*a, *a]\nmodel: *b", [], r"config\.yaml: line 2: \*a stands inside of an anchor"),
+        ("1: 2\n", [], r"config\.yaml: keys must be texts, not 1"),
         ("", ["--model.d_model"], r"--model.d_model needs a value"),
         ("", ["7"], r"there is no file 7"),
         ("", ["--seed", "7", "8"], r"'8' belongs to no --key"),
@@ -105,6 +114,18 @@ def test_what_was_given_is_kept_apart_from_defaults(config):
 def test_a_wrong_key_or_value_is_an_error_that_names_it_and_its_place(config, text, options, message):
     with pytest.raises(ValueError, match=message):
         parse_arguments([config(text), *options, *([] if "7" in options else ["--output_dir", "x"])])
+
+
+def test_bytes_of_a_config_that_are_not_utf8_are_named_by_their_line(tmp_path):
+    (tmp_path / "config.yaml").write_bytes(b"seed: 1\nmodel_title: caf\xe9\n")
+    with pytest.raises(ValueError, match=r"config\.yaml, line 2: must be UTF-8, not the byte 0xe9"):
+        load_yaml(tmp_path / "config.yaml")
+
+
+def test_a_value_may_stand_for_another_one_and_dates_in_a_mapping_are_texts(config):
+    path = config("data: &a [x]\nlanguages: *a\nmodel: {model_type: genai_rnn, since: 2026-01-02}\n")
+    assert load_yaml(path)["languages"] == ["x"]
+    assert parse_arguments([path, "--output_dir", "x"]).model.model["since"] == datetime.date(2026, 1, 2)
 
 
 @pytest.mark.parametrize("key", ["test_data", "max_test_samples", "validation_data", "max_eval_samples"])

@@ -340,6 +340,16 @@ def test_dialogues_of_plain_turns_are_scored_in_training_and_end_with_the_best_s
     assert len(losses) == 2 and state["best_metric"] == pytest.approx(min(losses))
 
 
+def test_dialogues_of_sharegpt_are_read_under_its_own_names_and_under_given_ones(tmp_path):
+    turns = [[{"from": "human", "value": f"Is it {n}?"}, {"from": "gpt", "value": "yes"}] for n in range(60)]
+    for column, more in (("conversations", []), ("conversations", ["--columns", "{messages: conversations}"])):
+        path = write(tmp_path / "rows.jsonl", [{"id": n, column: own} for n, own in enumerate(turns)])
+        options = ["--task", "dialogue", "--data", path, "--model.model_type", "genai_gpt", "--output_dir", "x", *more]
+        data = load_rows(parse_finetune_arguments(options).data, 0)
+        assert sum(len(getattr(data, split)) for split in ("train", "validation", "test")) == 60
+        assert as_messages(data.train["messages"][0])[1] == {"role": "assistant", "content": "yes"}
+
+
 def test_a_pretrained_model_keeps_its_body_and_gets_the_head_of_the_task(tmp_path):
     run("code", tmp_path / "code")
     results = run(
