@@ -30,6 +30,7 @@ from hf_genai import conversion
 from hf_genai.data import train_tokenizer
 from hf_genai.data.built_in import MAKERS, load_built_in
 from hf_genai.evaluation.task_scores import answer_scores, macro_f1, rouge
+from hf_genai.objectives.dialogue import as_messages
 from hf_genai.training.checkpoints import sole_run
 from hf_genai.training.finetuning import load_rows, parse_finetune_arguments
 from hf_genai.training.finetuning_tasks import TASKS
