@@ -20,7 +20,17 @@ KEYS = sorted(
     {name for group in (FineTuningArguments, StartArguments, TaskArguments) for name in typing.get_type_hints(group)}
     # what these start (servers, compilers, other processes) is not ours to try
     - {"deepspeed", "fsdp", "fsdp_config", "accelerator_config", "parallelism_config", "ddp_backend", "local_rank"}
-    - {"use_cpu", "bf16", "fp16", "tf32", "torch_compile", "distributed_state", "torch_compile_backend"}
+    - {
+        "use_cpu",
+        "bf16_full_eval",
+        "fp16_full_eval",
+        "bf16",
+        "fp16",
+        "tf32",
+        "torch_compile",
+        "distributed_state",
+        "torch_compile_backend",
+    }
 )
 KEYS += [
     "source_column",
