@@ -1,5 +1,6 @@
 """The model card, the saved folder, what is private in it, and the push, against a hub on loopback."""
 
+import ast
 import copy
 import errno
 import json
@@ -218,6 +219,17 @@ def test_saved_folder_opens_and_its_card_shows_the_output_the_example_really_has
     ids = model.generate(**tokenizer("june third", return_tensors="pt"), num_beams=5, max_new_tokens=100)
     assert printed == [tokenizer.decode(ids[0], skip_special_tokens=True)]
     assert sorted(path.name for path in saved.iterdir()) == sorted(files_to_push(saved))
+
+
+def test_names_and_texts_in_the_example_are_quoted(tmp_path, model, tokenizer, card, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    breaking = '"); open("broken", "w"); ("' + "\\"
+    card.usage = usage_snippet(f"june {breaking}\nmodel_id = 'x'\ud800")
+    save_for_hub(tmp_path / breaking, model, tokenizer, card)
+    assert [path.name for path in tmp_path.iterdir()] == [breaking]
+    code = (tmp_path / breaking / "README.md").read_text("utf-8").split("```python\n")[1].split("\n```")[0]
+    names = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
+    assert {breaking, f"june {breaking}\nmodel_id = 'x'\ud800"} <= set(names)
 
 
 def test_an_example_that_fails_costs_a_warning_and_not_the_model(tmp_path, model, tokenizer, card, caplog):
