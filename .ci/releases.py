@@ -89,15 +89,23 @@ class Environment:
 def blame(environment: Environment, failed: list[str]) -> dict[str, list[str]]:
     """Return by test the packages whose release in constraints.txt, put back alone, makes it pass."""
     here, there = environment.releases(), pinned()
+    changed = [name for name in requirements() if name in here and name in there and here[name] != there[name]]
     blamed: dict[str, list[str]] = {test: [] for test in failed}
-    for name in requirements():
-        if name in here and name in there and here[name] != there[name]:
-            environment.install("--no-deps", f"{name}=={there[name]}")
-            still = environment.failures(*failed)
-            for test in failed if still is not None else ():
+
+    def fail_with(names: list[str]) -> list[str]:
+        """Return the tests that still fail when these packages are put back."""
+        environment.install("--no-deps", *(f"{name}=={there[name]}" for name in names))
+        still = environment.failures(*failed)
+        environment.install("--no-deps", *(f"{name}=={here[name]}" for name in names))
+        return failed if still is None else still
+
+    # a test that fails with all of them put back fails because of something else: no need to try each
+    if changed and set(fail_with(changed)) < set(failed):
+        for name in changed:
+            still = fail_with([name])
+            for test in failed:
                 if test not in still:
                     blamed[test].append(f"{name} {here[name]} (passes with {there[name]})")
-            environment.install("--no-deps", f"{name}=={here[name]}")
     return blamed
 
 
@@ -126,7 +134,9 @@ def main() -> int:
         if failed:
             print(f"\n{len(failed)} tests fail on the {given.which} releases:", file=sys.stderr)
             for test, packages in blame(environment, failed).items():
-                print(f"  {test}\n      {'; '.join(packages) or 'no package alone'}", file=sys.stderr)
+                print(
+                    f"  {test}\n      {'; '.join(packages) or 'no package of pyproject.toml alone'}", file=sys.stderr
+                )
             return 1
         print(f"all pass on the {given.which} releases")
     return 0
