@@ -14,7 +14,7 @@ from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
 
-from .files import read_json
+from .files import parse_json, read_json
 from .model_folder import check_json
 from .private_names import end_process, model_served, stop_serving
 from .registry import FAMILIES, load
@@ -79,7 +79,7 @@ def make_visible() -> None:
 
 def _chats_as_text(given: str | None) -> str:
     """Return the server's defaults for chat templates (JSON): control tokens in messages are text."""
-    options = json.loads(given) if given else {}
+    options = parse_json(given, where="--chat_template_kwargs") if given else {}
     return json.dumps({"sanitize_control_tokens": True, **options}) if isinstance(options, dict) else str(given)
 
 

@@ -3,7 +3,7 @@ summarisation, dialogue or code.
 
 On a CPU, a few minutes, with built-in rows:
     python recipes/finetune_text.py recipes/configs/finetune_text/classification.yaml --output_dir outputs/languages
-A pretrained model, and rows of your own (csv, tsv, jsonl, parquet) or a data set on the Hub:
+A pretrained model, and rows of your own (csv, tsv, json, jsonl, parquet; a file or a folder) or a data set on the Hub:
     python recipes/finetune_text.py recipes/configs/finetune_text/classification.yaml --model null \
         --model_name_or_path outputs/bert --data reviews.csv --columns '{text: review, label: stars}' --output_dir DIR
 One GPU, or all of a machine:

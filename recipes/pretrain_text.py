@@ -2,7 +2,7 @@
 
 On a CPU, about two minutes, with texts of the interpreter's own:
     python recipes/pretrain_text.py recipes/configs/pretrain_text/gpt_tiny.yaml --output_dir outputs/gpt
-With your own texts (txt, csv, tsv, jsonl, parquet), or a data set on the Hub:
+With your own texts (txt, csv, tsv, json, jsonl, parquet; a file or a folder), or a data set on the Hub:
     python recipes/pretrain_text.py recipes/configs/pretrain_text/bert_small.yaml --data texts.parquet --output_dir DIR
 One GPU, or all of a machine:
     accelerate launch --config_file recipes/accelerate/ddp.yaml recipes/pretrain_text.py CONFIG --output_dir DIR
@@ -87,7 +87,11 @@ def run(arguments, argv: list[str], token: str | None, accelerator: Accelerator)
     )
     check_texts(texts.train, data.text_column)
     if not len(texts.validation):
-        raise ValueError(f"validation_data ({data.validation_data}) holds no text: the trained model is scored on it")
+        source = ", ".join(data.data)
+        raise ValueError(
+            f"validation_data ({data.validation_data}) holds no text: the trained model is scored on it. {source} has"
+            f" {len(texts.train):,} to train on; give a larger share of it, or a file"
+        )
     with opening(arguments.model.model_name_or_path, arguments.tokenizer.tokenizer_name_or_path):
         tokenizer = make_tokenizer(arguments, texts.train)
         # before the rows, which may take hours: what is wrong with it comes out

@@ -2,7 +2,6 @@
 checkpoints that are whole or refused."""
 
 import copy
-import json
 import logging
 import math
 import shutil
@@ -23,6 +22,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import rotate_checkpoints
 
 from ..data import save_tokenizers
+from ..files import read_json
 from ..model_folder import INCOMPLETE_MARKER, foreign_code
 from ..private_names import TrainerHooks
 
@@ -141,7 +141,7 @@ class TrainingClock(TrainerCallback, ExportableState):
         """Start to measure; `checkpoint` is the folder to go on from, None for a training from its first step."""
         self._began = time.perf_counter()
         if checkpoint is not None:  # by hand: the Trainer restores callbacks only where asked to
-            saved = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
+            saved = read_json(Path(checkpoint) / "trainer_state.json")
             own = saved.get("stateful_callbacks", {}).get(type(self).__name__, {})
             self.before = float(own.get("attributes", {}).get("before", 0.0))
 
