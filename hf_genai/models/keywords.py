@@ -28,6 +28,7 @@ CACHE_NAME = "cache" if "cache" in signature(create_causal_mask).parameters else
 KNOWN = {*TransformersKwargs.__annotations__, *FlashAttentionKwargs.__annotations__, "return_dict", "use_cache"}
 KNOWN |= {"debug_io", "debug_io_dir", "prune_layers"}  # transformers' debugger
 KNOWN |= {"read_index", "write_index", "block_table", "logits_indices", "logits_processor_args"}  # its paged attention
+KNOWN |= {"tokenizer", "assistant_tokenizer"}  # generate(), given them for stop strings, leaves them in each step
 # what every attention function is given, before its own arguments
 GIVEN = {"module", "query", "key", "value", "attention_mask", "dropout", "scaling", "kwargs"}
 

@@ -125,6 +125,15 @@ def test_generate_takes_a_whole_batch_with_its_labels_as_trainer_hands_it(case):
 
 
 @generating
+@pytest.mark.parametrize("beams", [1, 2])
+@torch.no_grad()
+def test_generate_takes_the_tokenizer_of_stop_strings(case, beams):
+    model, batch = case.loud_model(), case.batch()
+    options = {"max_new_tokens": 2, "num_beams": beams, "do_sample": False, "pad_token_id": 0}
+    assert torch.equal(model.generate(**batch, **options, tokenizer=object()), model.generate(**batch, **options))
+
+
+@generating
 @pytest.mark.parametrize("name", NAMES)
 def test_inputs_of_a_step_give_the_cache_by_both_names(case, name):
     model, cache = case.model(), DynamicCache()
