@@ -16,7 +16,7 @@ from .configuration_bert import GenaiBertConfig
 from .keywords import BaseModelOutputWithPoolingAndCrossAttentions, StackKwargs, cache_field, known_keywords
 from .matmul import Linear
 from .positions import positions_from_mask
-from .seq2seq import check_ids, readable
+from .seq2seq import check_ids, check_shape, readable
 from .transformer_stack import GenaiTransformerPreTrainedModel, TransformerStack
 
 
@@ -82,10 +82,12 @@ class BertStack(GenaiBertPreTrainedModel, TransformerStack):
         """Count as RoBERTa does (B, T): real tokens from `position_offset` on, padding at `pad_token_id`."""
         text = input_ids if inputs_embeds is None else inputs_embeds
         real = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
-        if input_ids is not None:
+        if inputs_embeds is None:
             real = real & (input_ids != self.config.pad_token_id)
         if attention_mask is not None and attention_mask.ndim == 2:
-            length = real.shape[1]
+            rows, length = real.shape
+            whole = isinstance(past, int) and past == 0
+            check_shape("attention_mask", attention_mask, (rows, length if whole else attention_mask.shape[1]))
             real &= attention_mask[:, -length:].bool()
             if attention_mask.shape[1] > length:
                 past = attention_mask[:, :-length].long().sum(1, keepdim=True)
@@ -131,7 +133,9 @@ class BertStack(GenaiBertPreTrainedModel, TransformerStack):
         if encoder_hidden_states is not None and not self.config.add_cross_attention:
             raise ValueError("encoder_hidden_states needs a model with add_cross_attention=True")
         offset, counted = self.config.position_offset, position_ids is None
-        if counted and offset and (input_ids is not None or inputs_embeds is not None):
+        text = input_ids if inputs_embeds is None else inputs_embeds
+        # else `embed` says what is wrong
+        if counted and offset and text is not None and text.ndim == (2 if inputs_embeds is None else 3):
             past = 0 if cache is None else cache.get_seq_length()
             position_ids = self.offset_positions(input_ids, inputs_embeds, attention_mask, past)
         hidden, position_ids = self.embed("", input_ids, inputs_embeds, attention_mask, position_ids, cache)
@@ -140,6 +144,7 @@ class BertStack(GenaiBertPreTrainedModel, TransformerStack):
                 token_type_ids = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
             else:
                 check_ids("token_type_ids", token_type_ids, self.config.type_vocab_size)
+                check_shape("token_type_ids", token_type_ids, tuple(hidden.shape[:2]), (1, hidden.shape[1]))
             hidden = hidden + self.embed_token_types(token_type_ids)
         elif token_type_ids is not None and readable(token_type_ids) and token_type_ids.any():
             raise ValueError("token_type_ids must be all 0: this model tells no segments apart (type_vocab_size=0)")

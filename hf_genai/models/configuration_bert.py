@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal, Self
 from huggingface_hub.dataclasses import strict
 
 from .configuration_transformer import GenaiTransformerConfig, initial_std, parallel_plan
+from .fields import positive_int_field
 
 
 @strict
@@ -37,7 +38,7 @@ class GenaiBertConfig(GenaiTransformerConfig):
     }
     base_model_tp_plan: ClassVar[dict[str, str]] = parallel_plan()
 
-    max_position_embeddings: int = 512
+    max_position_embeddings: int = positive_int_field(default=512)
     type_vocab_size: int = 2
     norm_embeddings: bool = True
     position_offset: int = 0

@@ -5,7 +5,15 @@ from typing import ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .fields import positive_int_field, probability_field
+from .fields import (
+    check_after,
+    check_before,
+    check_whole,
+    deviation_field,
+    layers_field,
+    positive_int_field,
+    probability_field,
+)
 
 
 @strict
@@ -68,8 +76,8 @@ class GenaiRNNConfig(PreTrainedConfig):
     embedding_size: int | None = None
     hidden_size: int = positive_int_field(default=256)
     encoder_hidden_size: int | None = None
-    encoder_layers: int = positive_int_field(default=1)
-    decoder_layers: int = positive_int_field(default=1)
+    encoder_layers: int = layers_field(default=1)
+    decoder_layers: int = layers_field(default=1)
     cell_type: Literal["gru", "lstm"] = "gru"
     bidirectional_encoder: bool = True
     reverse_source: bool = False
@@ -81,7 +89,7 @@ class GenaiRNNConfig(PreTrainedConfig):
     dropout: float | int = probability_field(default=0.1)
     classifier_dropout: float | int | None = None
     tie_word_embeddings: bool = True
-    initializer_range: float = 0.05
+    initializer_range: float | int = deviation_field(default=0.05)
     use_cache: bool = True
     is_encoder_decoder: bool = True
     is_decoder: bool = False
@@ -91,6 +99,7 @@ class GenaiRNNConfig(PreTrainedConfig):
     decoder_start_token_id: int | None = 1
 
     def __post_init__(self, **kwargs):
+        check_before(self, kwargs)
         self.embedding_size = self.embedding_size or self.hidden_size
         self.encoder_hidden_size = self.encoder_hidden_size or self.hidden_size
         self.attention_size = self.attention_size or self.hidden_size
@@ -104,8 +113,23 @@ class GenaiRNNConfig(PreTrainedConfig):
     def validate_layer_type(self):
         """The kinds that transformers knows by name do not include ours."""
 
+    def validate_rope(self):
+        """No layer has rotary positions."""
+
     def validate_architecture(self):
         """Refuse combinations that have no meaning, each with its reason."""
+        for name in ("source_vocab_size", "embedding_size", "encoder_hidden_size", "attention_size"):
+            if getattr(self, name) is not None:
+                check_whole(getattr(self, name), name=name)
+        check_after(
+            self,
+            ("vocab_size", "embedding_size"),
+            *([("source_vocab_size", "embedding_size")] if self.source_vocab_size else []),
+            ("decoder_layers", "hidden_size", "hidden_size"),
+            ("encoder_layers", "encoder_hidden_size", "encoder_hidden_size"),
+            ("attention_size", "hidden_size"),
+            ("attention_size", "encoder_hidden_size"),
+        )
         if self.bidirectional_encoder and self.encoder_hidden_size % 2:
             raise ValueError(
                 f"encoder_hidden_size ({self.encoder_hidden_size}) must be even: each direction of a bidirectional"
@@ -138,9 +162,6 @@ class GenaiRNNConfig(PreTrainedConfig):
                 f"source_vocab_size={self.source_vocab_size} (two vocabularies) needs"
                 " share_encoder_decoder_embeddings=False"
             )
-        for name in ("source_vocab_size", "embedding_size", "encoder_hidden_size", "attention_size"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.classifier_dropout is not None and not 0 <= self.classifier_dropout <= 1:
             raise ValueError(f"classifier_dropout must be between 0 and 1, not {self.classifier_dropout}")
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Self
 from huggingface_hub.dataclasses import strict
 
 from .configuration_transformer import GenaiTransformerConfig
-from .fields import positive_int_field
+from .fields import layers_field, positive_int_field
 
 
 @strict
@@ -33,10 +33,10 @@ class GenaiT5Config(GenaiTransformerConfig):
         "AutoModelForQuestionAnswering": "GenaiT5ForQuestionAnswering",
     }
 
-    encoder_layers: int = positive_int_field(default=4)
-    decoder_layers: int = positive_int_field(default=4)
+    encoder_layers: int = layers_field(default=4)
+    decoder_layers: int = layers_field(default=4)
     scale_decoder_outputs: bool = False
-    max_position_embeddings: int = 512
+    max_position_embeddings: int = positive_int_field(default=512)
     is_encoder_decoder: bool = True
     decoder_start_token_id: int | None = 1
 

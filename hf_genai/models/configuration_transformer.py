@@ -7,7 +7,15 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .fields import positive_int_field, probability_field
+from .fields import (
+    check_after,
+    check_before,
+    check_whole,
+    deviation_field,
+    layers_field,
+    positive_int_field,
+    probability_field,
+)
 
 
 def parallel_plan(stack: str = "", attentions: Sequence[str] = ("self_attn",)) -> dict[str, str]:
@@ -82,7 +90,7 @@ class GenaiTransformerConfig(PreTrainedConfig):
 
     vocab_size: int = positive_int_field(default=8192)
     hidden_size: int = positive_int_field(default=256)
-    num_hidden_layers: int = positive_int_field(default=4)
+    num_hidden_layers: int = layers_field(default=4)
     num_attention_heads: int = positive_int_field(default=4)
     num_key_value_heads: int | None = None
     head_dim: int | None = None
@@ -97,14 +105,14 @@ class GenaiTransformerConfig(PreTrainedConfig):
     relative_attention_max_distance: int = positive_int_field(default=128)
     norm_type: Literal["rms_norm", "layer_norm"] = "rms_norm"
     norm_position: Literal["pre", "post"] = "pre"
-    layer_norm_eps: float = 1e-6
+    layer_norm_eps: float | int = probability_field(default=1e-6)
     attention_bias: bool = False
     mlp_bias: bool = False
     hidden_dropout_prob: float | int = probability_field(default=0.0)
     attention_probs_dropout_prob: float | int = probability_field(default=0.0)
     activation_dropout_prob: float | int = probability_field(default=0.0)
     classifier_dropout: float | int | None = None
-    initializer_range: float | None = None
+    initializer_range: float | int | None = deviation_field(default=None)
     tie_word_embeddings: bool = True
     use_cache: bool = True
     pad_token_id: int | None = 0
@@ -112,6 +120,7 @@ class GenaiTransformerConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = 2
 
     def __post_init__(self, **kwargs: Any):
+        check_before(self, kwargs)
         if self.num_key_value_heads is None:
             even = self.num_attention_heads % 2 == 0
             self.num_key_value_heads = self.num_attention_heads // 2 if even else self.num_attention_heads
@@ -137,11 +146,24 @@ class GenaiTransformerConfig(PreTrainedConfig):
         """Dropout before a classification head."""
         return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
 
+    def validate_rope(self):
+        """Refuse rotary frequencies that are none, where they are used."""
+        if self.position_embedding_type != "rotary":
+            return
+        try:
+            super().validate_rope()
+        except KeyError as error:
+            raise ValueError(error.args[0]) from error
+        for name, value in self.rope_parameters.items():
+            for number in value if isinstance(value, list) else [value]:
+                if isinstance(number, float) and not math.isfinite(number):
+                    raise ValueError(f"rope_parameters[{name!r}] must be finite, not {number}")
+        theta = self.rope_parameters["rope_theta"]
+        if isinstance(theta, bool) or not isinstance(theta, (int, float)) or not 0 < theta <= 1e30:
+            raise ValueError(f"rope_parameters['rope_theta'] must be a positive number up to 1e30, not {theta!r:.60}")
+
     def validate_architecture(self):
         """Refuse sizes that do not fit each other."""
-        for name in ("num_key_value_heads", "head_dim", "intermediate_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if (
             self.hidden_size % self.num_attention_heads
             and self.head_dim == self.hidden_size // self.num_attention_heads
@@ -150,13 +172,26 @@ class GenaiTransformerConfig(PreTrainedConfig):
                 f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads"
                 f" ({self.num_attention_heads}), unless head_dim is given"
             )
+        for name in ("num_key_value_heads", "head_dim", "intermediate_size"):
+            check_whole(getattr(self, name), name=name)
+        check_after(
+            self,
+            ("vocab_size", "hidden_size"),
+            ("num_hidden_layers", "hidden_size", "intermediate_size"),
+            ("num_hidden_layers", "hidden_size", "num_attention_heads", "head_dim"),
+            ("relative_attention_num_buckets", "num_attention_heads"),
+            *([("max_position_embeddings", "hidden_size")] if self.position_embedding_type == "learned" else []),
+        )
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_attention_heads ({self.num_attention_heads}) must be a multiple of num_key_value_heads"
                 f" ({self.num_key_value_heads})"
             )
         if self.position_embedding_type == "rotary" and self.head_dim % 2:
-            raise ValueError(f"rotary positions turn pairs of numbers, so head_dim ({self.head_dim}) must be even")
+            raise ValueError(
+                f"rotary positions turn pairs of numbers, so head_dim ({self.head_dim}; without one hidden_size"
+                f" {self.hidden_size} / num_attention_heads {self.num_attention_heads}) must be even"
+            )
         if self.position_embedding_type == "sinusoidal" and self.hidden_size % 2:
             raise ValueError(
                 f"sinusoidal positions are pairs of a sine and a cosine, so hidden_size ({self.hidden_size}) must be"

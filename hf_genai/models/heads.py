@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin
 from transformers.cache_utils import Cache
-from transformers.utils import TransformersKwargs
+from transformers.utils import TransformersKwargs, is_tracing
 from transformers.utils.generic import can_return_tuple
 
 from .keywords import CACHE_NAME, OLD_NAME, StepInputs, cache_of, known_keywords, renamed
 from .linear_cross_entropy import cross_entropy, linear_cross_entropy
 from .matmul import Linear, is_hooked
 from .private_names import GenerationHooks
-from .seq2seq import check_ids, check_mask, readable, weight_and_bias
+from .seq2seq import check_ids, check_mask, check_shape, readable, weight_and_bias
 from .token_step import step_of
 
 
@@ -180,6 +180,8 @@ def next_labels(labels: Tensor | None, shift_labels: Tensor | None, vocab_size: 
     if labels is None or shift_labels is not None:
         return shift_labels
     check_labels(labels, vocab_size)
+    if not is_tracing(labels) and labels.shape[1] < 2:
+        raise ValueError("labels must have two tokens a row at least: each is predicted from those before it")
     return shift_labels_left(labels)
 
 
@@ -190,8 +192,9 @@ def check_labels(labels: Tensor, vocab_size: int) -> None:
     check_ids("labels", labels, vocab_size)
 
 
-def check_classes(labels: Tensor, num_labels: int) -> None:
-    """Refuse labels that are neither -100 nor a class."""
+def check_classes(labels: Tensor, num_labels: int, *shapes: tuple[int, ...]) -> None:
+    """Refuse labels that are neither -100 nor a class, or that have none of the shapes."""
+    check_shape("labels", labels, *shapes)
     if labels.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"labels must be an integer tensor (torch.long), not {labels.dtype}")
     if not readable(labels):
@@ -209,7 +212,9 @@ def span_loss(start_logits: Tensor, end_logits: Tensor, start: Tensor, end: Tens
     Args:
         start_logits: (B, T), as end_logits.
     """
-    length = start_logits.shape[1]
+    rows, length = start_logits.shape
+    for name, place in (("start_positions", start), ("end_positions", end)):
+        check_shape(name, place, (rows,), (rows, 1))
     losses = [
         nn.functional.cross_entropy(logits.float(), place.view(-1).clamp(0, length), ignore_index=length)
         for logits, place in ((start_logits, start), (end_logits, end))
@@ -219,12 +224,19 @@ def span_loss(start_logits: Tensor, end_logits: Tensor, start: Tensor, end: Tens
 
 def choice_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the mean cross-entropy, in nats, of one choice among C for each row: logits (B, C), labels (B,)."""
-    check_classes(labels, logits.shape[1])
+    check_classes(labels, logits.shape[1], logits.shape[:1], (logits.shape[0], 1))
     return nn.functional.cross_entropy(logits.float(), labels.view(-1))
 
 
 def classification_loss(model, logits: Tensor, labels: Tensor, **kwargs) -> Tensor:
     """Return the loss of a whole text's label(s), by `config.problem_type`: a number, one class, or several."""
-    if model.num_labels > 1 and not labels.is_floating_point():  # numbers, or several labels at once
-        check_classes(labels, model.num_labels)
+    rows = logits.shape[0]
+    kind = model.config.problem_type
+    if kind is None and model.num_labels > 1 and labels.is_floating_point():
+        kind = "multi_label_classification"
+    if model.num_labels == 1 or kind in ("regression", "multi_label_classification"):
+        labels = labels.to(logits.dtype)
+        check_shape("labels", labels, tuple(logits.shape), *([(rows,)] if model.num_labels == 1 else []))
+    else:
+        check_classes(labels, model.num_labels, (rows,), (rows, 1))
     return model.loss_function(labels=labels, pooled_logits=logits, config=model.config, **kwargs)

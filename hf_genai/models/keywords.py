@@ -10,6 +10,7 @@ from functools import wraps
 from inspect import Parameter, signature
 from typing import Any, NoReturn, TypeVar, get_args
 
+import torch
 from torch import Tensor
 from transformers import modeling_outputs
 from transformers.cache_utils import Cache
@@ -31,6 +32,14 @@ KNOWN |= {"read_index", "write_index", "block_table", "logits_indices", "logits_
 KNOWN |= {"tokenizer", "assistant_tokenizer"}  # generate(), given them for stop strings, leaves them in each step
 # what every attention function is given, before its own arguments
 GIVEN = {"module", "query", "key", "value", "attention_mask", "dropout", "scaling", "kwargs"}
+
+# what the tensors among the arguments hold
+WHOLE = ("input_ids", "decoder_input_ids", "token_type_ids", "position_ids", "decoder_position_ids", "shift_labels")
+WHOLE += ("start_positions", "end_positions", "next_sentence_label")
+VECTORS = ("inputs_embeds", "decoder_inputs_embeds", "encoder_hidden_states")
+MASKS = ("attention_mask", "decoder_attention_mask", "encoder_attention_mask")
+TENSORS = {*WHOLE, *VECTORS, *MASKS, "labels"}
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 Forward = TypeVar("Forward", bound=Callable)
 
@@ -95,6 +104,28 @@ def either_name(forward: Forward) -> Forward:
     return with_cache  # type: ignore[return-value]
 
 
+def as_read(name: str, value: Any) -> Any:
+    """Return an argument of a `forward` as models read it: whole numbers in int64, all else as it came.
+
+    Raises:
+        ValueError: if it is no tensor, or one of numbers that mean nothing there.
+    """
+    if value is None or name not in TENSORS:
+        return value
+    if not isinstance(value, Tensor):
+        if type(value).__module__.startswith("torch."):  # a mask of flex attention; what stands for tensors in a graph
+            return value
+        raise ValueError(f"{name} must be a tensor, not {str(value):.60}")
+    if value.dtype in INTEGERS and name not in VECTORS:
+        return value if value.dtype == torch.int64 or name in MASKS else value.long()
+    if name in WHOLE:
+        raise ValueError(f"{name} must be an integer tensor (torch.long), not {value.dtype}")
+    if not (value.is_floating_point() or (name in MASKS and value.dtype == torch.bool)):
+        wanted = "true or false" if name in MASKS else "whole numbers" if name == "labels" else "vectors"
+        raise ValueError(f"{name} must hold {wanted} or floating point numbers, not {value.dtype}")
+    return value
+
+
 def known_keywords(forward: Forward, hands_on: bool = False) -> Forward:
     """Let a model's `forward` take the cache under either name, and refuse keywords that nobody reads.
 
@@ -114,6 +145,7 @@ def known_keywords(forward: Forward, hands_on: bool = False) -> Forward:
             known.remove(argument.name)
             known.update(*(kind.__annotations__ for kind in get_args(argument.annotation)))
     takes_cache = "cache" in arguments
+    places = tuple(arguments)[1:]  # behind self
 
     def besides(model: Any) -> set[str]:
         base = getattr(type(model.model).forward, "keywords", ()) if hands_on else ()
@@ -129,6 +161,8 @@ def known_keywords(forward: Forward, hands_on: bool = False) -> Forward:
         for name in kwargs:
             if name not in known and name not in besides(self):
                 refuse(self, name, besides(self))
+            kwargs[name] = as_read(name, kwargs[name])
+        args = tuple(as_read(name, value) for name, value in zip(places, args, strict=False))
         return forward(self, *args, **kwargs)
 
     if takes_cache:  # PEFT looks among the arguments for the old name

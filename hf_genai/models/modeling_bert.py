@@ -284,7 +284,7 @@ class GenaiBertForTokenClassification(GenaiBertClassifier):
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
         loss = None
         if labels is not None:
-            check_classes(labels, self.num_labels)
+            check_classes(labels, self.num_labels, tuple(logits.shape[:2]))
             loss = self.loss_function(logits, labels, self.config, **items)
         return TokenClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
@@ -340,8 +340,10 @@ class GenaiBertForMultipleChoice(MeanOverRows, GenaiBertClassifier):
         **kwargs: Unpack[TransformersKwargs],
     ) -> MultipleChoiceModelOutput:
         """Return logits (B, C) for C choices, given as ids (B, C, T); labels (B,) are 0 to C - 1."""
-        choices = (input_ids if input_ids is not None else inputs_embeds).shape[1]
         texts = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        if any(x is not None and x.ndim < 3 for x in texts):
+            raise ValueError("input_ids, attention_mask and their kin must be (batch, choices, length)")
+        choices = (input_ids if input_ids is not None else inputs_embeds).shape[1]
         outputs = self.model(*(None if x is None else x.flatten(0, 1) for x in texts), **kwargs)  # (B * C, ...)
         logits = self.classifier(self.dropout(outputs.pooler_output)).view(-1, choices)
         loss = None if labels is None else choice_loss(logits, labels)

@@ -243,7 +243,7 @@ class GenaiGPTForTokenClassification(GenaiGPTPreTrainedModel):
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
         loss = None
         if labels is not None:
-            check_classes(labels, self.num_labels)
+            check_classes(labels, self.num_labels, tuple(logits.shape[:2]))
             loss = self.loss_function(logits, labels, self.config, **items)
         return TokenClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 

@@ -304,6 +304,8 @@ class GenaiT5ForSequenceClassification(MeanOverRows, GenaiT5PreTrainedModel):
         )
         hidden = outputs.last_hidden_state
         if input_ids is not None:
+            if self.config.eos_token_id is None:
+                raise ValueError("eos_token_id must not be None: a text is classified from its end-of-text token")
             ends = torch.isin(input_ids, torch.as_tensor(self.config.eos_token_id, device=input_ids.device))
         elif attention_mask is not None:
             ends = attention_mask.bool()
@@ -311,7 +313,7 @@ class GenaiT5ForSequenceClassification(MeanOverRows, GenaiT5PreTrainedModel):
             ends = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
         if readable(ends) and not ends.any(1).all():
             raise ValueError(
-                f"input_ids must hold an end-of-text token ({self.config.eos_token_id}) in each row: the text is"
+                f"input_ids must hold an end-of-text token (eos_token_id {self.config.eos_token_id}) in each row: the text is"
                 " classified from it"
             )
         last = (torch.arange(ends.shape[1], device=ends.device) * ends).argmax(1)  # (B,)
@@ -346,7 +348,7 @@ class GenaiT5ForTokenClassification(GenaiT5PreTrainedModel):
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
         loss = None
         if labels is not None:
-            check_classes(labels, self.num_labels)
+            check_classes(labels, self.num_labels, tuple(logits.shape[:2]))
             loss = self.loss_function(logits, labels, self.config, **items)
         return TokenClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 

@@ -20,7 +20,7 @@ def positions_from_mask(mask: Tensor, length: int) -> Tensor:
     Args:
         mask: (B, past + length), 1 for a real token and 0 for padding, on any side.
     """
-    count = mask.long().cumsum(1)
+    count = (mask != 0).long().cumsum(1)
     behind = (count == count[:, -1:]) & (mask == 0)
     return ((count - 1).clamp(min=0) + behind.long().cumsum(1))[:, -length:]
 

@@ -25,7 +25,7 @@ from .private_names import is_filled, resized_embeddings, resized_head
 from .recurrence import GATES, SLOTS
 from .recurrent_cache import RecurrentStateLayer
 from .recurrent_layers import GenaiRNNAttention, GenaiRNNAttentionLayer, GenaiRNNLayer, over_tokens
-from .seq2seq import check_ids, check_mask, size_of
+from .seq2seq import check_ids, check_mask, check_shape, size_of
 
 
 class GenaiRNNPreTrainedModel(GenaiPreTrainedModel):
@@ -246,11 +246,12 @@ class GenaiRNNDecoder(GenaiRNNPreTrainedModel):
             rows = len(encoder_hidden_states)
             raise ValueError(f"{side}input_ids must have a row for each of the {rows} sources, not {len(hidden)}")
         if attention_mask is not None:
-            if attention_mask.shape[0] != hidden.shape[0] or attention_mask.shape[-1] < hidden.shape[1]:
-                raise ValueError(
-                    f"{side}attention_mask must be (batch, length) = {tuple(hidden.shape[:2])}, or longer where it"
-                    f" goes on from a cache, not {tuple(attention_mask.shape)}"
-                )
+            rows, length = hidden.shape[:2]
+            check_shape(
+                f"{side}attention_mask",
+                attention_mask,
+                (rows, max(length, attention_mask.shape[-1]) if continues else length),
+            )
             attention_mask = attention_mask[:, -hidden.shape[1] :].bool()
         starts = states_of(own) if continues else self.start(hidden, encoder_summary)
         memory, source_mask = self.look_back(encoder_hidden_states, encoder_attention_mask, encoder_summary, cache)
@@ -338,6 +339,5 @@ def embed(
         return embeds
     if table is None:
         raise ValueError(f"this decoder shares the encoder's embeddings and takes {embeds_name}, not {ids_name}")
-    if check:
-        check_ids(ids_name, ids, size_of(table, "num_embeddings"))
+    check_ids(ids_name, ids, size_of(table, "num_embeddings"), check)
     return table(ids)

@@ -75,8 +75,11 @@ def readable(x: Tensor) -> bool:
     return x.device.type != "meta" and not is_tracing(x) and not functorch_is_active()
 
 
-def check_ids(name: str, ids: Tensor, vocab_size: int) -> None:
+def check_ids(name: str, ids: Tensor, vocab_size: int, numbers: bool = True) -> None:
     """Refuse token ids that the embedding table has no row for.
+
+    Args:
+        numbers: look at the ids, too; their shape is always looked at.
 
     Raises:
         ValueError: if `ids` is empty, no integer tensor, or holds an id outside 0 to vocab_size - 1.
@@ -87,11 +90,25 @@ def check_ids(name: str, ids: Tensor, vocab_size: int) -> None:
         raise ValueError(f"{name} must be an integer tensor (torch.long), not {ids.dtype}")
     if ids.ndim != 2 or 0 in ids.shape:
         raise ValueError(f"{name} must be (batch, length) with at least one row and one token, not {tuple(ids.shape)}")
-    if not readable(ids):
+    if not numbers or not readable(ids):
         return
     low, high = (int(bound) for bound in ids.aminmax())
     if low < 0 or high >= vocab_size:
         raise ValueError(f"{name} must be from 0 to {vocab_size - 1} (the vocabulary), but came as {low} to {high}")
+
+
+def check_shape(name: str, x: Tensor | None, *shapes: tuple[int, ...]) -> None:
+    """Refuse a tensor that has none of the shapes.
+
+    Raises:
+        ValueError: with both.
+    """
+    if x is None or is_tracing(x):
+        return  # the sizes of a graph may be open
+    if tuple(x.shape) not in shapes:
+        axes = "(batch, length) = " if name.endswith(("ids", "mask")) else ""
+        allowed = " or ".join(map(str, dict.fromkeys(tuple(shape) for shape in shapes)))
+        raise ValueError(f"{name} must be {axes}{allowed}, not {tuple(x.shape)}")
 
 
 def check_mask(name: str, mask: Tensor | None, batch_size: int, length: int, whole: bool = True) -> Tensor | None:

@@ -26,7 +26,7 @@ from .fast_path import fast_path_allowed
 from .keywords import cache_field
 from .positions import RelativePositionBias, RotaryEmbedding, positions_from_mask, sinusoidal_positions
 from .private_names import AttentionHook, attention_of
-from .seq2seq import check_ids, check_mask, readable, size_of
+from .seq2seq import check_ids, check_mask, check_shape, readable, size_of
 from .token_step import cached_step
 from .transformer_kernels import Dropout
 from .varlen_attention import Texts, flash_packed, is_watched, lay_out, number_by_mask, number_by_position
@@ -151,8 +151,7 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
                 raise ValueError(
                     f"this decoder shares the encoder's embeddings and takes {embeds_name}, not {ids_name}"
                 )
-            if first:
-                check_ids(ids_name, input_ids, size_of(self.embed_tokens, "num_embeddings"))
+            check_ids(ids_name, input_ids, size_of(self.embed_tokens, "num_embeddings"), first)
             inputs_embeds = self.embed_tokens(input_ids)
         elif inputs_embeds.ndim != 3 or inputs_embeds.shape[2] != self.config.hidden_size or 0 in inputs_embeds.shape:
             raise ValueError(
@@ -163,9 +162,11 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
         padded = isinstance(attention_mask, Tensor) and attention_mask.ndim == 2
         if padded and first:
             # a longer one has room for a prefix (PEFT)
-            room = max(length, attention_mask.shape[1])
+            room = length if cache is None else max(length, attention_mask.shape[1])
             whole = not getattr(cache, "prompt_in_parts", False)
             check_mask(f"{side}attention_mask", attention_mask, batch, room, whole)
+        elif isinstance(attention_mask, Tensor):
+            self.check_later_mask(f"{side}attention_mask", attention_mask, batch, length)
         kind = self.config.position_embedding_type
         if position_ids is None:
             # rotary and relative positions mean the same wherever a text begins
@@ -176,11 +177,13 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
                     position_ids = torch.where(attention_mask[:, -length:] == 0, last, position_ids)
             else:
                 position_ids = torch.arange(length, device=inputs_embeds.device).unsqueeze(0) + past
+        else:
+            check_shape("position_ids", position_ids, (batch, length), (1, length))
         if type(self.layers[0]).__name__ == "PipelineIdentityLayer":
             return inputs_embeds, position_ids  # a later stage of a pipeline: what comes in has its positions
         runs_out = isinstance(past, int) and past + length > self.config.max_position_embeddings
         if kind == "learned" and (first or runs_out):
-            self.check_positions(position_ids, batch, length)
+            self.check_positions(position_ids)
         return self.add_positions(inputs_embeds, position_ids), position_ids
 
     def add_positions(self, vectors: Tensor, position_ids: Tensor) -> Tensor:
@@ -192,14 +195,21 @@ class TransformerStack(GenaiTransformerPreTrainedModel):
             return vectors * math.sqrt(size) + sinusoidal_positions(position_ids, size).to(vectors.dtype)
         return vectors
 
-    def check_positions(self, position_ids: Tensor, batch: int, length: int) -> None:
+    def check_later_mask(self, name: str, mask: Tensor, batch: int, length: int) -> None:
+        """Refuse a mask (B, past + T) or, made by the caller, (B, 1, T, past + T) that does not fit."""
+        if is_tracing(mask):
+            return
+        rows = mask.shape[2] if mask.ndim == 4 else length
+        if mask.ndim not in (2, 4) or mask.shape[0] not in (1, batch) or rows != length or mask.shape[-1] < length:
+            raise ValueError(
+                f"{name} must be (batch, past + length) or (batch, 1, length, past + length), of {batch} rows and"
+                f" length {length}, not {tuple(mask.shape)}"
+            )
+
+    def check_positions(self, position_ids: Tensor) -> None:
         """Refuse positions that the table of learned ones has no row for."""
         if not readable(position_ids):
             return
-        if position_ids.shape not in ((batch, length), (1, length)):
-            raise ValueError(
-                f"position_ids must be (batch, length) = {(batch, length)}, not {tuple(position_ids.shape)}"
-            )
         low, high = (int(bound) for bound in position_ids.aminmax())
         room = size_of(self.embed_positions, "num_embeddings")
         if low < 0 or high >= room:
