@@ -15,7 +15,9 @@ LARGEST, MOST_LAYERS, MOST_LABELS, MOST_NUMBERS = 2**31 - 1, 10_000, 2**20, 2**4
 def check_whole(value: Any, highest: int = LARGEST, name: str = "") -> None:
     """Refuse what is no whole number from 1 to `highest`."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= highest:
-        raise ValueError(f"{name} must be a whole number of at least 1 and at most {highest}, not {value!r:.60}".lstrip())
+        raise ValueError(
+            f"{name} must be a whole number of at least 1 and at most {highest}, not {value!r:.60}".lstrip()
+        )
 
 
 @as_validated_field

@@ -3,8 +3,10 @@
 Shapes: B batch, T length, D hidden size, V vocabulary.
 """
 
+import math
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from transformers.cache_utils import Cache
 from transformers.utils import TransformersKwargs, is_tracing
 from transformers.utils.generic import can_return_tuple
 
-from .keywords import CACHE_NAME, OLD_NAME, StepInputs, cache_of, known_keywords, renamed
+from .keywords import CACHE_NAME, OLD_NAME, StepInputs, as_read, cache_of, known_keywords, renamed
 from .linear_cross_entropy import cross_entropy, linear_cross_entropy
 from .matmul import Linear, is_hooked
 from .private_names import GenerationHooks
@@ -63,6 +65,73 @@ class MeanOverRows:
     accepts_loss_kwargs = False  # so Trainer divides the loss by the batches that it accumulates
 
 
+# options of generate() -> least and highest whole number; None in a configuration is transformers' default
+COUNTS = {
+    **{"num_beams": (1, 2**12), "num_return_sequences": (1, 2**16), "max_new_tokens": (1, 2**28)},
+    **dict.fromkeys(("max_length", "min_length", "min_new_tokens"), (0, 2**28)),
+    **dict.fromkeys(("top_k", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), (0, 2**31)),
+}
+GENERATE = tuple(signature(GenerationMixin.generate).parameters)[1:]
+NUMBERS = ("temperature", "top_p", "min_p", "typical_p", "length_penalty", "repetition_penalty", "epsilon_cutoff")
+NUMBERS += ("eta_cutoff",)
+SWITCHES = ("do_sample", "use_cache", "renormalize_logits")
+TOKEN_IDS = ("forced_bos_token_id", "forced_eos_token_id", "decoder_start_token_id")
+LISTS = ("suppress_tokens", "begin_suppress_tokens")
+
+
+def check_prompt(ids: Tensor, given: dict[str, Any]) -> None:
+    """Refuse a prompt that is no (batch, length), and a mask that does not fit it."""
+    mask = given.get("attention_mask")
+    if ids.ndim != 2:
+        raise ValueError(f"input_ids must be (batch, length), not {tuple(ids.shape)}")
+    if isinstance(mask, Tensor) and mask.ndim < 4 and cache_of(given) is None and given.get("inputs_embeds") is None:
+        check_shape("attention_mask", mask, tuple(ids.shape))
+
+
+def check_generation(config: Any, options: dict[str, Any], given: dict[str, Any]) -> None:
+    """Refuse options of generate() that end in an error of torch's, in nothing, or in more than any memory.
+
+    Args:
+        options: all of them; `given`: those of this call, where None means nothing.
+    """
+    for name, (least, highest) in COUNTS.items():
+        value = options.get(name)
+        if value is None and (name not in given or name not in ("num_beams", "num_return_sequences")):
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= highest:
+            raise ValueError(f"{name} must be a whole number from {least} to {highest}, not {value!r:.60}")
+    for names, types, wanted in ((NUMBERS, (int, float), "a finite number"), (SWITCHES, (bool, int), "True or False")):
+        for name in names:
+            value = options.get(name)
+            if value is None:
+                continue
+            if not isinstance(value, types) or value in (math.inf, -math.inf) or value != value:
+                raise ValueError(f"{name} must be {wanted}, not {value!r:.60}")
+    rows = max(options.get("num_beams") or 1, options.get("num_return_sequences") or 1)
+    if rows * (options.get("max_new_tokens") or 1) > 2**28:
+        raise ValueError(
+            f"max_new_tokens must be at most {2**28 // rows} with {rows} beams or sequences, not"
+            f" {options['max_new_tokens']}"
+        )
+    room = getattr(config, "max_position_embeddings", 0)
+    if getattr(config, "position_embedding_type", "") == "learned" and (given.get("max_new_tokens") or 0) > room:
+        raise ValueError(
+            f"max_new_tokens must be at most {room} (max_position_embeddings), not {given['max_new_tokens']}"
+        )
+    for name in (*TOKEN_IDS, *LISTS, "eos_token_id", "pad_token_id", "bos_token_id"):
+        value = options.get(name)
+        if value is None or isinstance(value, Tensor):
+            continue
+        highest = config.vocab_size - 1 if name in (*TOKEN_IDS, *LISTS) else 2**31
+        several = name in ("forced_eos_token_id", "eos_token_id", "decoder_start_token_id", *LISTS)
+        tokens = list(value) if isinstance(value, (list, tuple)) and several else [value]
+        if (name in LISTS and tokens == [value]) or not (tokens or name in LISTS):
+            raise ValueError(f"{name} must be a list of token ids, not {value!r:.60}")
+        for token in tokens:
+            if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token <= highest:
+                raise ValueError(f"{name} must be token ids from 0 to {highest}, not {token!r:.60}")
+
+
 class GenaiGenerationMixin(GenerationHooks, GenerationMixin):
     """generate(), given a cache under either of its names."""
 
@@ -70,7 +139,16 @@ class GenaiGenerationMixin(GenerationHooks, GenerationMixin):
 
     @wraps(GenerationMixin.generate)
     def generate(self, *args, **kwargs):
-        return super().generate(*args, **renamed(CACHE_NAME, kwargs))
+        kwargs = {**dict(zip(GENERATE, args, strict=False)), **renamed(CACHE_NAME, kwargs)}
+        if isinstance(mask := as_read("attention_mask", kwargs.get("attention_mask")), Tensor) and mask.ndim == 2:
+            kwargs["attention_mask"] = (mask != 0).long()  # positions are counted on it
+        for name in ("inputs", "input_ids"):
+            if kwargs.get(name) is not None:
+                kwargs[name] = as_read("input_ids", kwargs[name])
+                check_prompt(kwargs[name], kwargs)
+        config = kwargs.get("generation_config") or self.generation_config
+        check_generation(self.config, {**vars(config), **kwargs}, kwargs)
+        return super().generate(**kwargs)
 
     @wraps(GenerationMixin.prepare_inputs_for_generation)
     def prepare_inputs_for_generation(self, *args, **kwargs):

@@ -313,8 +313,8 @@ class GenaiT5ForSequenceClassification(MeanOverRows, GenaiT5PreTrainedModel):
             ends = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
         if readable(ends) and not ends.any(1).all():
             raise ValueError(
-                f"input_ids must hold an end-of-text token (eos_token_id {self.config.eos_token_id}) in each row: the text is"
-                " classified from it"
+                f"input_ids must hold an end-of-text token (eos_token_id {self.config.eos_token_id}) in each row: the"
+                " text is classified from it"
             )
         last = (torch.arange(ends.shape[1], device=ends.device) * ends).argmax(1)  # (B,)
         logits = self.classification_head(hidden[torch.arange(hidden.shape[0], device=hidden.device), last])

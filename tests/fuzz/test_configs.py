@@ -19,9 +19,7 @@ RENAMED = {"rope_theta": "rope_parameters", "rope_scaling": "rope_parameters", "
 HUGE = [2**24, 2**31, 2**40, 2**63, 2**64, 10**30]
 ODD = st.one_of(
     st.sampled_from([None, True, False, 0, -1, *HUGE, -(2**40), 1e300, -1e300, 1e-300, float("nan"), float("inf")]),
-    st.sampled_from(
-        ["", "2", "nan", "auto", "none", "learned", "relative_bias", "float16", "nn", "\ud800", "x" * 99]
-    ),
+    st.sampled_from(["", "2", "nan", "auto", "none", "learned", "relative_bias", "float16", "nn", "\ud800", "x" * 99]),
     st.sampled_from([[], {}, [[]], [7], {"a": 1}, {"0": "A", "1": 7}, {"rope_type": "yarn"}, {"rope_theta": "nan"}]),
     st.integers(-3, 40),
     st.floats(width=32),
