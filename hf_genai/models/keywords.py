@@ -50,8 +50,10 @@ class StackKwargs(TransformersKwargs, total=False):
     Args:
         unpad: leave padding out, or do not. None: where nobody can tell and it pays.
         wanted: bool (B, T), the places that are read off; what the others give may be 0.
+        skip_logits: read by heads alone, which pipeline parallelism goes round.
     """
 
+    skip_logits: bool | None
     unpad: bool | None
     wanted: Tensor | None
 
@@ -62,7 +64,6 @@ class EncoderKwargs(StackKwargs, total=False):
     cache: Cache | None
     past_key_values: Cache | None
     labels: Tensor | None
-    skip_logits: bool | None
     logits_to_keep: int | Tensor
 
 
@@ -156,6 +157,8 @@ def known_keywords(forward: Forward, hands_on: bool = False) -> Forward:
 
     @wraps(forward)
     def checked(self, *args, **kwargs):
+        if isinstance(kwargs.get("kwargs"), dict):  # transformers' pipeline parallelism hands them on by that name
+            kwargs |= kwargs.pop("kwargs")
         if takes_cache:
             kwargs = renamed("cache", kwargs)
         for name in kwargs:

@@ -32,8 +32,10 @@ def test_a_keyword_that_nobody_reads_is_named_with_the_nearest_that_is_read(case
         model(**batch, attention_maks=batch["attention_mask"])
     with pytest.raises(TypeError, match="'kv_store'"):  # what the next release may call the cache
         model(**batch, kv_store=None)
+    with pytest.raises(TypeError, match="'kv_store'"):  # in what pipeline parallelism hands on
+        model(**batch, kwargs={"kv_store": None})
     with pytest.raises(TypeError, match="'kwargs'"):
-        model(**batch, kwargs={})
+        model(**batch, kwargs=None)
 
 
 @each
