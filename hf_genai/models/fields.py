@@ -70,6 +70,8 @@ def check_before(config: Any, further: dict[str, Any]) -> None:
     for name, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name} must be a finite number, not {value}")
+    if "num_hidden_layers" in further:  # another name of decoder_layers, which is looked at too late
+        check_whole(further["num_hidden_layers"], MOST_LAYERS, "num_hidden_layers")
     if "num_labels" in further:
         check_whole(further["num_labels"], MOST_LABELS, "num_labels")
     for key in values.get("id2label") or {}:

@@ -106,3 +106,16 @@ def works(model, config) -> None:
         decoder = {"decoder_input_ids": row}
     outputs = model(input_ids=row, **decoder)
     assert outputs[0].isfinite().all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[("hidden_size", 2**40), ("vocab_size", 2**40), ("num_labels", 2**40), ("initializer_range", float("nan"))],
+        *[("initializer_range", 1e300), ("id2label", 7), ("num_hidden_layers", 2**31)],
+    ],
+)
+def test_a_field_that_cannot_be_is_named_before_memory_is_taken(family, field, value):
+    with pytest.raises((StrictDataclassError, ValueError), match=f"{field}|{RENAMED.get(field, field)}"):
+        CLASSES[family](**{field: value})

@@ -111,3 +111,26 @@ def test_integers_of_any_width_say_the_same(family, data):
         other = says_what_is_wrong(lambda: model(**{**batch, name: batch[name].to(dtype)}), {name})
     if other is not None:
         torch.testing.assert_close(other[0], expected[0])
+
+
+def test_what_was_unclear_names_its_argument():
+    model, _, batch = model_and_batch("genai_gpt", 1)  # a language model
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    for call, message in (
+        (
+            {"input_ids": ids[0]},
+            r"input_ids must be \(batch, length\) with at least one row and one token, not \(6,\)",
+        ),
+        ({"input_ids": ids[:, :1], "labels": ids[:, :1]}, "labels must have two tokens a row at least"),
+        ({"input_ids": ids, "attention_mask": mask[:, :4]}, r"attention_mask must be \(batch, length\) = \(3, 6\)"),
+        ({"input_ids": ids, "attention_mask": torch.cat([mask, mask], 1)}, "attention_mask must be"),
+        ({"input_ids": ids, "position_ids": torch.zeros(3, 6).half()}, "position_ids must be an integer tensor"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model(**call)
+    for family in ("genai_rnn", "genai_t5"):
+        model, batch, _ = model_and_batch(family, 0)
+        call = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        call["decoder_attention_mask"] = call["decoder_attention_mask"].repeat(1, 2)
+        with pytest.raises(ValueError, match="decoder_attention_mask must be"):
+            model(**call)
