@@ -80,6 +80,11 @@ class GenaiBertConfig(GenaiTransformerConfig):
                 "position_offset is a row of the table of learned positions: it must be 0 with"
                 f" position_embedding_type={self.position_embedding_type!r}, not {self.position_offset}"
             )
+        if self.position_offset >= self.max_position_embeddings:
+            raise ValueError(
+                f"position_offset must be below max_position_embeddings ({self.max_position_embeddings}), not"
+                f" {self.position_offset}"
+            )
 
 
 __all__ = ["GenaiBertConfig"]

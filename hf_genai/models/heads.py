@@ -107,6 +107,14 @@ def check_generation(config: Any, options: dict[str, Any], given: dict[str, Any]
                 continue
             if not isinstance(value, types) or value in (math.inf, -math.inf) or value != value:
                 raise ValueError(f"{name} must be {wanted}, not {value!r:.60}")
+    for name in ("temperature", "repetition_penalty"):  # logits are divided by them
+        if 0 < (options.get(name) or 0) < 1e-6:
+            raise ValueError(f"{name} must be at least 1e-6, not {options[name]}")
+    penalty = options.get("length_penalty")  # a power of the length
+    if (penalty is None and "length_penalty" in given) or not -30 <= (penalty or 0) <= 30:
+        raise ValueError(f"length_penalty must be a number from -30 to 30, not {penalty}")
+    if (early := options.get("early_stopping")) not in (None, True, False, "never"):
+        raise ValueError(f"early_stopping must be True, False or 'never', not {early!r:.60}")
     rows = max(options.get("num_beams") or 1, options.get("num_return_sequences") or 1)
     if rows * (options.get("max_new_tokens") or 1) > 2**28:
         raise ValueError(
@@ -122,14 +130,17 @@ def check_generation(config: Any, options: dict[str, Any], given: dict[str, Any]
         value = options.get(name)
         if value is None or isinstance(value, Tensor):
             continue
-        highest = config.vocab_size - 1 if name in (*TOKEN_IDS, *LISTS) else 2**31
+        # where no text is to end, transformers takes an end of -1, and padding of -1, which none needs
+        endless = isinstance(options.get("eos_token_id"), int) and options["eos_token_id"] == -1
+        least = -1 if name in ("eos_token_id", "bos_token_id") or (name == "pad_token_id" and endless) else 0
+        highest = 2**31 if name in ("eos_token_id", "bos_token_id") else config.vocab_size - 1
         several = name in ("forced_eos_token_id", "eos_token_id", "decoder_start_token_id", *LISTS)
         tokens = list(value) if isinstance(value, (list, tuple)) and several else [value]
         if (name in LISTS and tokens == [value]) or not (tokens or name in LISTS):
             raise ValueError(f"{name} must be a list of token ids, not {value!r:.60}")
         for token in tokens:
-            if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token <= highest:
-                raise ValueError(f"{name} must be token ids from 0 to {highest}, not {token!r:.60}")
+            if isinstance(token, bool) or not isinstance(token, int) or not least <= token <= highest:
+                raise ValueError(f"{name} must be token ids from {least} to {highest}, not {token!r:.60}")
 
 
 class GenaiGenerationMixin(GenerationHooks, GenerationMixin):
@@ -148,6 +159,8 @@ class GenaiGenerationMixin(GenerationHooks, GenerationMixin):
                 check_prompt(kwargs[name], kwargs)
         config = kwargs.get("generation_config") or self.generation_config
         check_generation(self.config, {**vars(config), **kwargs}, kwargs)
+        if isinstance(kwargs.get("length_penalty"), int):  # whole powers leave 64 bits
+            kwargs["length_penalty"] = float(kwargs["length_penalty"])
         return super().generate(**kwargs)
 
     @wraps(GenerationMixin.prepare_inputs_for_generation)
@@ -310,9 +323,11 @@ def classification_loss(model, logits: Tensor, labels: Tensor, **kwargs) -> Tens
     """Return the loss of a whole text's label(s), by `config.problem_type`: a number, one class, or several."""
     rows = logits.shape[0]
     kind = model.config.problem_type
-    if kind is None and model.num_labels > 1 and labels.is_floating_point():
+    if kind is None and model.num_labels == 1:
+        kind = "regression"
+    elif kind is None and labels.is_floating_point():
         kind = "multi_label_classification"
-    if model.num_labels == 1 or kind in ("regression", "multi_label_classification"):
+    if kind in ("regression", "multi_label_classification"):
         labels = labels.to(logits.dtype)
         check_shape("labels", labels, tuple(logits.shape), *([(rows,)] if model.num_labels == 1 else []))
     else:

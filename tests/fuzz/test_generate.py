@@ -79,7 +79,7 @@ def test_generate_gives_tokens_or_names_the_option(family, data):
     ids = says_what_is_wrong(lambda: model.generate(**call), {*call, *names, "penalty"})
     if ids is not None:
         assert ids.dtype == torch.int64 and ids.ndim == 2
-        assert ids.shape[1] <= 20 + tiny_cases.SOURCE
+        assert ids.shape[1] <= max(20, call["max_new_tokens"] or 0) + tiny_cases.SOURCE
 
 
 def test_an_amount_that_no_memory_holds_is_refused_at_once():
@@ -91,7 +91,21 @@ def test_an_amount_that_no_memory_holds_is_refused_at_once():
         ({"num_beams": 4096, "max_new_tokens": 2**20}, "max_new_tokens must be at most 65536 with 4096 beams"),
         ({"num_beams": "2"}, "num_beams must be a whole number from 1 to 4096, not '2'"),
         ({"num_beams": None}, "num_beams must be a whole number from 1 to 4096, not None"),
+        ({"temperature": 1e-40, "do_sample": True}, "temperature must be at least 1e-6"),
+        ({"repetition_penalty": 1e-40}, "repetition_penalty must be at least 1e-6"),
+        ({"length_penalty": 10**6, "num_beams": 2}, "length_penalty must be a number from -30 to 30, not 1000000"),
+        ({"early_stopping": []}, r"early_stopping must be True, False or 'never', not \[\]"),
+        ({"pad_token_id": 19}, "pad_token_id must be token ids from 0 to 18, not 19"),
         ({"forced_bos_token_id": 19}, "forced_bos_token_id must be token ids from 0 to 18, not 19"),
     ):
         with pytest.raises(ValueError, match=message):
             model.generate(**{**prompt, **options})
+
+
+def test_an_end_of_minus_one_is_no_end():
+    model, prompt = model_and_prompt("genai_gpt", 0)
+    options = {"max_new_tokens": 4, "do_sample": False}
+    assert torch.equal(
+        model.generate(**prompt, **options, eos_token_id=-1, pad_token_id=0),
+        model.generate(**prompt, **options, eos_token_id=None, pad_token_id=0),
+    )

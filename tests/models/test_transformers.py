@@ -411,3 +411,13 @@ def test_a_classifier_made_from_a_pretrained_bert_starts_anew(head, tmp_path):
         tmp_path, num_labels=2, output_loading_info=True
     )
     assert set(report["missing_keys"]) == {"classifier.weight", "classifier.bias"}
+
+
+def test_a_single_class_is_a_class_where_the_configuration_says_so():
+    for kind, labels in ((None, torch.ones(3)), ("single_label_classification", torch.zeros(3, dtype=torch.long))):
+        config = hf_genai.GenaiBertConfig(**{**tiny.SIZES, **tiny.BERTS["classic"]}, num_labels=1)
+        config.problem_type = kind
+        model = hf_genai.GenaiBertForSequenceClassification(config).eval()
+        outputs = model(**text("right"), labels=labels)
+        wanted = torch.tensor(0.0) if kind else torch.nn.functional.mse_loss(outputs.logits[:, 0], labels)
+        torch.testing.assert_close(outputs.loss, wanted)
