@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal, Self
 from huggingface_hub.dataclasses import strict
 
 from .configuration_transformer import GenaiTransformerConfig, initial_std, parallel_plan
-from .fields import positive_int_field
+from .fields import check_after, positive_int_field
 
 
 @strict
@@ -71,6 +71,7 @@ class GenaiBertConfig(GenaiTransformerConfig):
         for name in ("type_vocab_size", "position_offset"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
+        check_after(self, ("type_vocab_size", "hidden_size"))
         if self.add_cross_attention and not self.is_decoder:
             raise ValueError("add_cross_attention=True needs is_decoder=True: a decoder is what looks at a source")
         if self.position_offset and self.pad_token_id is None:

@@ -12,6 +12,7 @@ from .fields import (
     check_before,
     check_whole,
     deviation_field,
+    eps_field,
     layers_field,
     positive_int_field,
     probability_field,
@@ -105,7 +106,7 @@ class GenaiTransformerConfig(PreTrainedConfig):
     relative_attention_max_distance: int = positive_int_field(default=128)
     norm_type: Literal["rms_norm", "layer_norm"] = "rms_norm"
     norm_position: Literal["pre", "post"] = "pre"
-    layer_norm_eps: float | int = probability_field(default=1e-6)
+    layer_norm_eps: float | int = eps_field(default=1e-6)
     attention_bias: bool = False
     mlp_bias: bool = False
     hidden_dropout_prob: float | int = probability_field(default=0.0)
@@ -159,8 +160,8 @@ class GenaiTransformerConfig(PreTrainedConfig):
                 if isinstance(number, float) and not math.isfinite(number):
                     raise ValueError(f"rope_parameters[{name!r}] must be finite, not {number}")
         theta = self.rope_parameters["rope_theta"]
-        if isinstance(theta, bool) or not isinstance(theta, (int, float)) or not 0 < theta <= 1e30:
-            raise ValueError(f"rope_parameters['rope_theta'] must be a positive number up to 1e30, not {theta!r:.60}")
+        if isinstance(theta, bool) or not isinstance(theta, (int, float)) or not 0 < theta <= 1e18:
+            raise ValueError(f"rope_parameters['rope_theta'] must be a positive number up to 1e18, not {theta!r:.60}")
 
     def validate_architecture(self):
         """Refuse sizes that do not fit each other."""

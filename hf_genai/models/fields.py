@@ -40,6 +40,13 @@ def probability_field(value: float):
 
 
 @as_validated_field
+def eps_field(value: float):
+    """What keeps a division from one by zero."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1e-30 <= value <= 1:
+        raise ValueError(f"must be a number from 1e-30 to 1, not {value!r}")
+
+
+@as_validated_field
 def deviation_field(value: float | None):
     """A standard deviation of weights; None where the configuration finds one."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 100):
@@ -48,11 +55,14 @@ def deviation_field(value: float | None):
 
 # fields of PreTrainedConfig that are not checked there
 TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
-    **dict.fromkeys(("output_hidden_states", "output_attentions", "return_dict"), ("true or false", (bool,))),
+    **dict.fromkeys(
+        ("output_hidden_states", "output_attentions", "return_dict", "is_encoder_decoder"), ("true or false", (bool,))
+    ),
     **dict.fromkeys(("id2label", "label2id", "rope_parameters", "rope_scaling"), ("a dictionary", (dict,))),
     "rope_theta": ("a number", (int, float)),
     "attn_implementation": ("a name", (str, dict)),
     "problem_type": ("a name", (str,)),
+    "chunk_size_feed_forward": ("a whole number", (int,)),
     "architectures": ("a list of names", (list,)),
 }
 
@@ -68,8 +78,9 @@ def check_before(config: Any, further: dict[str, Any]) -> None:
         if values.get(name) is not None and not isinstance(values[name], types):
             raise ValueError(f"{name} must be {wanted}, not {values[name]!r:.60}")
     for name, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{name} must be a finite number, not {value}")
+        for number in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"{name} must be of finite numbers, not {value!r:.60}")
     if "num_hidden_layers" in further:  # another name of decoder_layers, which is looked at too late
         check_whole(further["num_hidden_layers"], MOST_LAYERS, "num_hidden_layers")
     if "num_labels" in further:
@@ -95,5 +106,6 @@ def check_after(config: Any, *products: tuple[str, ...]) -> None:
         if (count := math.prod(getattr(config, name) for name in names)) > MOST_NUMBERS:
             sizes = " x ".join(f"{name} ({getattr(config, name)})" for name in names)
             raise ValueError(f"{sizes} must be at most 2^40 numbers, not {count}")
-    if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:
-        raise ValueError(f"pad_token_id must be from 0 to {config.vocab_size - 1} or None, not {config.pad_token_id}")
+    for name in ("pad_token_id", "decoder_start_token_id"):
+        if (token := getattr(config, name, None)) is not None and not 0 <= token < config.vocab_size:
+            raise ValueError(f"{name} must be from 0 to {config.vocab_size - 1} (vocab_size - 1) or None, not {token}")

@@ -84,7 +84,11 @@ def check_prompt(ids: Tensor, given: dict[str, Any]) -> None:
     mask = given.get("attention_mask")
     if ids.ndim != 2:
         raise ValueError(f"input_ids must be (batch, length), not {tuple(ids.shape)}")
-    if isinstance(mask, Tensor) and mask.ndim < 4 and cache_of(given) is None and given.get("inputs_embeds") is None:
+    if given.get("inputs_embeds") is not None:
+        return
+    if 0 in ids.shape:
+        raise ValueError(f"input_ids must have at least one row and one token, not {tuple(ids.shape)}")
+    if isinstance(mask, Tensor) and mask.ndim < 4 and cache_of(given) is None:
         check_shape("attention_mask", mask, tuple(ids.shape))
 
 

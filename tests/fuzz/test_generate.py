@@ -68,7 +68,7 @@ def test_generate_gives_tokens_or_names_the_option(family, data):
     names = data.draw(
         st.lists(st.sampled_from([*OPTIONS, "max_new_tokens", *prompt]), min_size=1, max_size=3, unique=True)
     )
-    call = {**prompt, "max_new_tokens": 3, "max_time": 20.0}
+    call = {**prompt, "max_new_tokens": 3, "max_time": 2.0}
     for name in names:
         if name in prompt:
             call[name] = data.draw(changed(prompt[name]))
@@ -76,6 +76,7 @@ def test_generate_gives_tokens_or_names_the_option(family, data):
             call[name] = data.draw(OPTIONS.get(name, st.integers(1, 4)) | ODD)
     if data.draw(st.booleans()):
         call["do_sample"] = True
+    torch.manual_seed(0)
     ids = says_what_is_wrong(lambda: model.generate(**call), {*call, *names, "penalty"})
     if ids is not None:
         assert ids.dtype == torch.int64 and ids.ndim == 2
