@@ -207,6 +207,8 @@ def read_config(layout: Layout, head: Head, source: PreTrainedModel) -> dict[str
     for name, our_name in {**{name: name for name in COMMON}, **layout.fields}.items():
         if our_name in declared and hasattr(theirs, name):
             fields[our_name] = copy.deepcopy(getattr(theirs, name))
+            if our_name == "pad_token_id" and fields[our_name] == -1:  # as Llama's first configurations had it
+                fields[our_name] = None
             if our_name == "hidden_act":
                 if fields[our_name] not in ACTIVATIONS:
                     known = ", ".join(ACTIVATIONS)

@@ -433,6 +433,17 @@ def test_dtype_labels_token_ids_and_generation_settings_come_along(tmp_path):
     assert hf_genai.to_transformers(ours).generation_config.max_new_tokens == 17
 
 
+def test_padding_of_minus_one_is_none():
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.LlamaConfig(vocab_size=30, **sizes)
+    config.pad_token_id = -1
+    original = transformers.LlamaForCausalLM(config).eval()
+    ours = hf_genai.from_transformers(original)
+    assert ours.config.pad_token_id is None
+    ids = torch.arange(3, 9)[None]
+    torch.testing.assert_close(ours(ids).logits, original(ids).logits)
+
+
 def test_a_folder_opens_with_the_head_that_it_names_or_another(tmp_path, caplog):
     theirs = make("gpt2", "ForCausalLM")
     theirs.save_pretrained(tmp_path)
