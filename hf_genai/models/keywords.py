@@ -165,8 +165,8 @@ def known_keywords(forward: Forward, hands_on: bool = False) -> Forward:
             if name not in known and name not in besides(self):
                 refuse(self, name, besides(self))
             kwargs[name] = as_read(name, kwargs[name])
-        args = tuple(as_read(name, value) for name, value in zip(places, args, strict=False))
-        return forward(self, *args, **kwargs)
+        read = (as_read(name, value) for name, value in zip(places, args, strict=False))
+        return forward(self, *read, *args[len(places) :], **kwargs)
 
     if takes_cache:  # PEFT looks among the arguments for the old name
         old = Parameter(OLD_NAME, Parameter.KEYWORD_ONLY, default=None, annotation=Cache | None)

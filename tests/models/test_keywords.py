@@ -48,6 +48,12 @@ def test_what_transformers_hands_to_any_model_is_taken(case):
     torch.testing.assert_close(found, wanted)
 
 
+def test_one_positional_argument_too_many_is_an_error():
+    case = ONE_EACH["GenaiGPTForCausalLM"]
+    with pytest.raises(TypeError, match="positional arguments"):
+        case.model()(*[None] * 20)
+
+
 def test_what_a_head_hands_on_is_known_to_it_and_to_nobody_else():
     bert = ONE_EACH["GenaiBertForTokenClassification"]
     model, batch = bert.model(), bert.batch("right")
