@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import openai
 import pytest
@@ -196,8 +196,9 @@ def test_a_request_without_a_model_gets_the_servers_and_room_for_what_it_leaves_
 def test_neither_silent_connections_nor_a_flood_of_requests_stop_another_client(port):
     silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
     for number, connection in enumerate(silent):
-        connection.send(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n")
-        connection.send(b"Content-Length: 9\r\n\r\n" if number % 2 else b"X-Slow: ")
+        with suppress(ConnectionError):  # of more than 256 the server closes the one that was idle longest
+            connection.send(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n")
+            connection.send(b"Content-Length: 9\r\n\r\n" if number % 2 else b"X-Slow: ")
     long = {"prompt": "one", "max_tokens": 200, "generation_config": '{"min_new_tokens": 200}'}
     with ThreadPoolExecutor(20) as pool:
         flood = [pool.submit(post, port, long, "/v1/completions", "flood") for _ in range(20)]

@@ -226,14 +226,27 @@ def parse(groups: Sequence[type], argv: Sequence[str] | None, description: str |
         raise ValueError("output_dir: say where the run goes, in the config or by --output_dir DIR")
     try:
         parsed = tuple(parser.parse_dict(values))
-    except (TypeError, AssertionError) as error:
-        raise ValueError(str(error)) from error
+    except (TypeError, AssertionError, ValueError) as error:
+        raise ValueError(_naming_a_key(error, parser, values, where)) from error
     for key, check in {"model_license": check_license, "languages": check_languages}.items():
         if values.get(key) is not None:
             check(values[key], f"{where[key]}: {key}")
     if values.get("hub_token"):
         values["hub_token"] = "TOKEN"  # what was given goes into results.json and the card
     return Parsed(parsed, values, where)
+
+
+def _naming_a_key(error: Exception, parser: _Parser, values: dict[str, Any], where: dict[str, str]) -> str:
+    """Return what is wrong; where transformers names no key, that is the one without which all is well."""
+    if any(key in str(error) for key in values):
+        return str(error)
+    for key in values:
+        try:
+            parser.parse_dict({name: value for name, value in values.items() if name != key})
+        except Exception:  # something else is wrong as well, or this is not the one
+            continue
+        return f"{where[key]}: {key}: {error}"
+    return str(error)
 
 
 def _or_null(kind: Any) -> Any:
@@ -265,8 +278,9 @@ def _tokens(key: str, value: Any, actions: dict[str, argparse.Action], path: str
     if action is None:
         return []
     if isinstance(value, bool):
-        # bare `no` is false in YAML 1.1, but a choice of eval_strategy
-        text = "no" if value is False and "no" in (action.choices or ()) else str(value).lower()
+        # bare `no` is false in YAML 1.1, but a choice of eval_strategy and its kin
+        takes_no = key.endswith("_strategy") or "no" in (action.choices or ())
+        text = "no" if value is False and takes_no else str(value).lower()
     elif isinstance(value, dict):
         try:
             text = json.dumps(value, default=str)  # dates

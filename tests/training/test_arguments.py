@@ -275,3 +275,14 @@ def test_sizes_that_just_fit_are_taken_and_padding_starts_what_has_no_start_toke
     )
     config = build_config(arguments, tokenizer, tokenizer)
     assert (config.vocab_size, config.decoder_start_token_id) == (len(tokenizer), tokenizer.pad_token_id)
+
+
+def test_a_bare_no_of_fine_tuning_is_one_too_and_an_unknown_strategy_is_named(config):
+    base = "task: classification\nmodel_name_or_path: y\noutput_dir: x\n"
+    text = f"{base}eval_strategy: no\nload_best_model_at_end: false\n"
+    assert parse_finetune_arguments([config(text)]).training.eval_strategy == "no"
+    for given, message in (("eval_strategy: never", "eval_strategy"), ("save_strategy: [never]", "save_strategy")):
+        with pytest.raises(ValueError, match=rf"config.yaml: {message}.*"):
+            parse_finetune_arguments([config(f"{base}{given}\n")])
+    with pytest.raises(ValueError, match="lr_scheduler_type"):
+        parse_finetune_arguments([config(f"{base}lr_scheduler_type: sometimes\n")])
