@@ -71,7 +71,7 @@ COUNTS = {
     **dict.fromkeys(("max_length", "min_length", "min_new_tokens"), (0, 2**28)),
     **dict.fromkeys(("top_k", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), (0, 2**31)),
 }
-GENERATE = tuple(signature(GenerationMixin.generate).parameters)[1:]
+GENERATE = signature(GenerationMixin.generate)
 NUMBERS = ("temperature", "top_p", "min_p", "typical_p", "length_penalty", "repetition_penalty", "epsilon_cutoff")
 NUMBERS += ("eta_cutoff",)
 SWITCHES = ("do_sample", "use_cache", "renormalize_logits")
@@ -154,7 +154,9 @@ class GenaiGenerationMixin(GenerationHooks, GenerationMixin):
 
     @wraps(GenerationMixin.generate)
     def generate(self, *args, **kwargs):
-        kwargs = {**dict(zip(GENERATE, args, strict=False)), **renamed(CACHE_NAME, kwargs)}
+        GENERATE.bind(self, *args, **kwargs)  # one argument too many, or one given twice, is an error of Python's
+        names = tuple(GENERATE.parameters)[1:]
+        kwargs = {**dict(zip(names, args, strict=False)), **renamed(CACHE_NAME, kwargs)}
         if isinstance(mask := as_read("attention_mask", kwargs.get("attention_mask")), Tensor) and mask.ndim == 2:
             kwargs["attention_mask"] = (mask != 0).long()  # positions are counted on it
         for name in ("inputs", "input_ids"):

@@ -50,8 +50,13 @@ def test_what_transformers_hands_to_any_model_is_taken(case):
 
 def test_one_positional_argument_too_many_is_an_error():
     case = ONE_EACH["GenaiGPTForCausalLM"]
+    model, batch = case.model(), case.batch()
     with pytest.raises(TypeError, match="positional arguments"):
-        case.model()(*[None] * 20)
+        model(*[None] * 20)
+    with pytest.raises(TypeError, match="positional arguments"):
+        model.generate(*[None] * 30)
+    with pytest.raises(TypeError, match="multiple values for argument 'inputs'"):
+        model.generate(batch["input_ids"], inputs=batch["input_ids"])
 
 
 def test_what_a_head_hands_on_is_known_to_it_and_to_nobody_else():
