@@ -70,11 +70,12 @@ def _register_models(family: str, auto: Any) -> None:
 
 
 def _replace_stand_ins(family: str, modeling: Any) -> None:
-    """Register the real classes, as soon as the modeling file is loaded."""
+    """Register the real classes, as soon as the modeling file is loaded, and give its operations their twins."""
     auto = importlib.import_module("transformers.models.auto.modeling_auto")
     config_class = load(family, FAMILIES[family][1])
     for auto_class, name in config_class.auto_classes.items():
         getattr(auto, auto_class).register(config_class, getattr(modeling, name), exist_ok=True)
+    importlib.import_module("hf_genai.kernels").install(family)
 
 
 def register() -> None:

@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "conversion_tables": {"conversion_layout", "conversion_tables_bert"},
     "conversion": {"conversion_layout", "conversion_tables", "loading", "model_folder", "registry", "models"},
     "loading": {"files", "model_folder", "registry", "models"},
-    "decoding": {"decoding", "models"},
+    "decoding": {"decoding", "kernels", "models"},
+    "kernels": {"kernels", "models"},
     "identifiers": set(),
     "cards": {"identifiers"},
     "model_folder": {"cards", "files", "registry", "models"},
@@ -160,7 +161,7 @@ def test_exported_code_asks_neither_the_auto_classes_nor_the_class_of_its_config
             assert not any(name.startswith("Genai") and name.endswith("Config") for name in classes)
 
 
-@pytest.mark.parametrize("name", ["data", "decoding", "evaluation", "models", "objectives", "training"])
+@pytest.mark.parametrize("name", ["data", "decoding", "evaluation", "kernels", "models", "objectives", "training"])
 def test_the_docstring_of_a_folder_is_the_list_of_its_files(name):
     said = ast.get_docstring(tree(PACKAGE / name / "__init__.py"))
     there = {path.stem for path in (PACKAGE / name).glob("*.py")} - {"__init__"}

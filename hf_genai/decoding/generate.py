@@ -19,8 +19,8 @@ from transformers.generation.configuration_utils import GenerationMode
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
+from ..models.base import cache_of
 from ..models.fast_path import fast_path_allowed
-from ..models.keywords import cache_of
 from ..models.matmul import Linear, is_hooked
 from ..models.private_names import attention_of
 from ..models.token_step import steppable

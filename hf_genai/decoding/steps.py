@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from ..models.keywords import cache_of
+from ..models.base import cache_of
 from ..models.token_step import additive_mask, attend_rows
 from ..private_names import inputs_of_next_step
 from .weights import PackedWeights

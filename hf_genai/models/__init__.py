@@ -3,9 +3,8 @@ torch, numpy, transformers, huggingface_hub and the standard library.
 
 Shared, from small to large:
     fields.py                 checked fields of configurations
-    base.py                   the base class of all models: saving with code
-    keywords.py               what a forward is called with and returns: the cache by both its names, nothing unknown
-    seq2seq.py                shifting labels, reading a layer's weight, checking ids and masks
+    base.py                   the base class of all models (saving with code), the keywords of `forward`, input checks
+    ops.py                    the operations that a kernel may replace, as plain functions
     attention.py              scores (dot, scaled dot, additive), and `attend`: what every attention here is made of;
                               multi-head attention
     positions.py              sinusoidal, rotary and relative positions

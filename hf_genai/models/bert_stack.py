@@ -11,12 +11,19 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .base import (
+    BaseModelOutputWithPoolingAndCrossAttentions,
+    StackKwargs,
+    cache_field,
+    check_ids,
+    check_shape,
+    known_keywords,
+    readable,
+)
 from .blocks import ACTIVATIONS, make_norm
 from .configuration_bert import GenaiBertConfig
-from .keywords import BaseModelOutputWithPoolingAndCrossAttentions, StackKwargs, cache_field, known_keywords
 from .matmul import Linear
 from .positions import positions_from_mask
-from .seq2seq import check_ids, check_shape, readable
 from .transformer_stack import GenaiTransformerPreTrainedModel, TransformerStack
 
 

@@ -11,7 +11,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import CrossAttention, SelfAttention
-from .keywords import either_name
+from .base import either_name
 from .matmul import Linear, together
 from .packed_linear import PLAIN
 from .transformer_kernels import Dropout, RMSNorm, dropped_relu, gated, gelu_tanh

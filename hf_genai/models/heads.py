@@ -16,11 +16,23 @@ from transformers.cache_utils import Cache
 from transformers.utils import TransformersKwargs, is_tracing
 from transformers.utils.generic import can_return_tuple
 
-from .keywords import CACHE_NAME, OLD_NAME, StepInputs, as_read, cache_of, known_keywords, renamed
+from .base import (
+    CACHE_NAME,
+    OLD_NAME,
+    StepInputs,
+    as_read,
+    cache_of,
+    check_ids,
+    check_mask,
+    check_shape,
+    known_keywords,
+    readable,
+    renamed,
+    weight_and_bias,
+)
 from .linear_cross_entropy import cross_entropy, linear_cross_entropy
 from .matmul import Linear, is_hooked
 from .private_names import GenerationHooks
-from .seq2seq import check_ids, check_mask, check_shape, readable, weight_and_bias
 from .token_step import step_of
 
 

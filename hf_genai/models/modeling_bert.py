@@ -24,6 +24,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils import ModelOutput, TransformersKwargs
 
+from .base import CausalLMOutputWithCrossAttentions, cache_field, readable
 from .bert_stack import BertStack, GenaiBertPredictionHead, GenaiBertPreTrainedModel
 from .configuration_bert import GenaiBertConfig
 from .heads import (
@@ -40,9 +41,7 @@ from .heads import (
     next_labels,
     span_loss,
 )
-from .keywords import CausalLMOutputWithCrossAttentions, cache_field
 from .matmul import Linear
-from .seq2seq import readable
 
 
 class GenaiBertModel(BertStack):

@@ -20,6 +20,14 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .base import (
+    BaseModelOutputWithPastAndCrossAttentions,
+    CausalLMOutputWithCrossAttentions,
+    SequenceClassifierOutputWithPast,
+    StackKwargs,
+    cache_field,
+    known_keywords,
+)
 from .configuration_gpt import GenaiGPTConfig
 from .heads import (
     GenaiGenerationMixin,
@@ -32,14 +40,6 @@ from .heads import (
     loss_options,
     next_labels,
     span_loss,
-)
-from .keywords import (
-    BaseModelOutputWithPastAndCrossAttentions,
-    CausalLMOutputWithCrossAttentions,
-    SequenceClassifierOutputWithPast,
-    StackKwargs,
-    cache_field,
-    known_keywords,
 )
 from .matmul import Linear
 from .transformer_stack import GenaiTransformerPreTrainedModel, TransformerStack

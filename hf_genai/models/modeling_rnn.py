@@ -22,6 +22,18 @@ from transformers.modeling_outputs import (
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
+from .base import (
+    BaseModelOutputWithPast,
+    CausalLMOutputWithPast,
+    Seq2SeqLMOutput,
+    Seq2SeqModelOutput,
+    cache_field,
+    check_ids,
+    known_keywords,
+    seq2seq_outputs,
+    shift_tokens_right,
+    size_of,
+)
 from .configuration_rnn import GenaiRNNConfig
 from .fast_path import fast_path_allowed, needs_gradient
 from .heads import (
@@ -34,17 +46,8 @@ from .heads import (
     classification_loss,
     next_labels,
 )
-from .keywords import (
-    BaseModelOutputWithPast,
-    CausalLMOutputWithPast,
-    Seq2SeqLMOutput,
-    Seq2SeqModelOutput,
-    cache_field,
-    known_keywords,
-)
 from .matmul import Linear, is_hooked
 from .recurrent_stacks import GenaiRNNDecoder, GenaiRNNEncoder, GenaiRNNPreTrainedModel, embed
-from .seq2seq import check_ids, seq2seq_outputs, shift_tokens_right, size_of
 
 
 class GenaiRNNModel(GenaiRNNPreTrainedModel):

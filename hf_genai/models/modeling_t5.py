@@ -21,6 +21,19 @@ from transformers.modeling_outputs import (
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
+from .base import (
+    Seq2SeqLMOutput,
+    Seq2SeqModelOutput,
+    Seq2SeqQuestionAnsweringModelOutput,
+    Seq2SeqSequenceClassifierOutput,
+    StackKwargs,
+    cache_field,
+    check_ids,
+    check_mask,
+    known_keywords,
+    readable,
+    seq2seq_outputs,
+)
 from .configuration_t5 import GenaiT5Config
 from .configuration_transformer import parallel_plan
 from .heads import (
@@ -35,18 +48,8 @@ from .heads import (
     loss_options,
     span_loss,
 )
-from .keywords import (
-    Seq2SeqLMOutput,
-    Seq2SeqModelOutput,
-    Seq2SeqQuestionAnsweringModelOutput,
-    Seq2SeqSequenceClassifierOutput,
-    StackKwargs,
-    cache_field,
-    known_keywords,
-)
 from .matmul import Linear
 from .positions import positions_from_mask
-from .seq2seq import check_ids, check_mask, readable, seq2seq_outputs
 from .t5_stacks import GenaiT5Decoder, GenaiT5Encoder, GenaiT5PreTrainedModel
 
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import AdditiveScore, DotScore, ScaledDotScore, attend
+from .base import weight_and_bias
 from .configuration_rnn import GenaiRNNConfig
 from .matmul import Linear
 from .recurrence import GATES, attention_recurrence, parallel_additive_attention, recurrent_layer
-from .seq2seq import weight_and_bias
 
 
 def over_tokens(run, inputs: Tensor, start: Tensor, mask: Tensor | None) -> list[Tensor]:

@@ -13,19 +13,22 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
-from .base import GenaiPreTrainedModel
-from .configuration_rnn import GenaiRNNConfig
-from .keywords import (
+from .base import (
     BaseModelOutputWithPastAndCrossAttentions,
     EncoderKwargs,
+    GenaiPreTrainedModel,
     cache_field,
+    check_ids,
+    check_mask,
+    check_shape,
     known_keywords,
+    size_of,
 )
+from .configuration_rnn import GenaiRNNConfig
 from .private_names import is_filled, resized_embeddings, resized_head
 from .recurrence import GATES, SLOTS
 from .recurrent_cache import RecurrentStateLayer
 from .recurrent_layers import GenaiRNNAttention, GenaiRNNAttentionLayer, GenaiRNNLayer, over_tokens
-from .seq2seq import check_ids, check_mask, check_shape, size_of
 
 
 class GenaiRNNPreTrainedModel(GenaiPreTrainedModel):

@@ -13,16 +13,16 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import SelfAttention
-from .blocks import TransformerLayer
-from .configuration_t5 import GenaiT5Config
-from .keywords import (
+from .base import (
     BaseModelOutputWithPastAndCrossAttentions,
     EncoderKwargs,
     StackKwargs,
     cache_field,
     known_keywords,
+    shift_tokens_right,
 )
-from .seq2seq import shift_tokens_right
+from .blocks import TransformerLayer
+from .configuration_t5 import GenaiT5Config
 from .transformer_stack import GenaiTransformerPreTrainedModel, TransformerStack
 
 

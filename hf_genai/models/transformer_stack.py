@@ -20,13 +20,11 @@ from transformers.utils import is_tracing
 from transformers.utils.output_capturing import OutputRecorder
 
 from .attention import CrossAttention, SelfAttention
-from .base import GenaiPreTrainedModel
+from .base import GenaiPreTrainedModel, cache_field, check_ids, check_mask, check_shape, readable, size_of
 from .blocks import TransformerLayer, make_norm
 from .fast_path import fast_path_allowed
-from .keywords import cache_field
 from .positions import RelativePositionBias, RotaryEmbedding, positions_from_mask, sinusoidal_positions
 from .private_names import AttentionHook, attention_of
-from .seq2seq import check_ids, check_mask, check_shape, readable, size_of
 from .token_step import cached_step
 from .transformer_kernels import Dropout
 from .varlen_attention import Texts, flash_packed, is_watched, lay_out, number_by_mask, number_by_position

@@ -10,8 +10,8 @@ from transformers import AttentionInterface, DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils import TransformersKwargs
 
+from hf_genai.models.base import CACHE_NAME, cache_field, renamed
 from hf_genai.models.blocks import TransformerLayer
-from hf_genai.models.keywords import CACHE_NAME, cache_field, renamed
 from hf_genai.registry import FAMILIES, load
 
 NAMES = ("cache", "past_key_values")
