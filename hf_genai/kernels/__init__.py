@@ -1,6 +1,6 @@
 """Faster twins of the operations in `hf_genai/models/`, for machines where hf_genai is installed. None of it travels.
 
-    switch.py       turns all twins off and on, and says when a hand-written kernel is right
+switch.py       turns all twins off and on, and says when a hand-written kernel is right
 """
 
 import importlib
