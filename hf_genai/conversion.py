@@ -24,8 +24,7 @@ from .conversion_layout import RENAME, Head, Layout, Operation
 from .conversion_tables import ACTIVATIONS, COMMON, LAYOUTS, UNFIT
 from .loading import load_model, quiet
 from .model_folder import foreign_code
-from .models.private_names import attention_of
-from .private_names import file_if_there, models_of
+from .private_names import attention_of, file_if_there, models_of
 from .registry import FAMILIES, load
 
 logger = logging.get_logger(__name__)

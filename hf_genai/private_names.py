@@ -1,8 +1,9 @@
-"""The private names of other libraries that this package uses, each with its reason: no other file may use one.
+"""The private names of other libraries that this package uses, each with its reason.
 
-A release may move any of them without notice. `NAMES` lists them for the test that says what to do when one is gone;
-`hf_genai/models/private_names.py` has those that the models need. `DECLARED` holds what those libraries themselves ask
-a subclass or dataclass to write, in their documentation.
+A release may move any of them without notice. Three files may use private names: this one,
+`hf_genai/kernels/private_names.py`, and `hf_genai/models/base.py`, which travels with each model. `NAMES` lists the
+private names of all three; a test looks each name up and says what to do when it is gone. `DECLARED` lists what the
+libraries' documentation asks a subclass or dataclass to define.
 """
 
 import os
@@ -10,6 +11,63 @@ from typing import Any
 
 # where it is found -> why, and what to do when it is gone
 NAMES = {
+    # of hf_genai/models/base.py and hf_genai/kernels/private_names.py
+    "torch.Tensor._version": (
+        "tells whether a weight changed in place since it was packed. Gone: compare sums of the weights"
+    ),
+    **dict.fromkeys(
+        (
+            "torch.ops.mkldnn._linear_pointwise",
+            "torch.ops.mkldnn._reorder_linear_weight",
+            "torch.ops.mkldnn._is_mkldnn_bf16_supported",
+        ),
+        "oneDNN's product with an activation drawn in, its layout of weights, and whether it takes bfloat16. Gone: "
+        "nothing to do, `packing_works` and `matmul` ask first and fall back on torch's own product",
+    ),
+    "torch.ops.aten._softmax_backward_data": (
+        "the gradient of softmax in one pass. Gone: (grad - (grad * weights).sum(-1, keepdim=True)) * weights"
+    ),
+    "torch._C._are_functorch_transforms_active": (
+        "under vmap and grad of torch.func numbers cannot be looked at. Gone: test for their tensors, which print so"
+    ),
+    "torch.autograd.forward_ad._current_level": (
+        "kernels have no derivative in forward mode. Gone: `forward_ad.unpack_dual` of each input"
+    ),
+    **dict.fromkeys(
+        (
+            "torch.nn.Module.register_forward_hook:_forward_hooks",
+            "torch.nn.Module.register_forward_pre_hook:_forward_pre_hooks",
+            "torch.nn.Module.register_full_backward_hook:_backward_hooks",
+            "torch.nn.Module.register_full_backward_pre_hook:_backward_pre_hooks",
+            "torch.nn.modules.module._has_any_global_hook",
+        ),
+        "a kernel may not stand in for a module that somebody watches. Gone: see what Module.__call__ asks",
+    ),
+    "transformers.PreTrainedConfig._attn_implementation": (
+        "which attention a model runs; it can be set in public, but not read. Gone: find what "
+        "`set_attn_implementation` writes"
+    ),
+    "transformers.PreTrainedModel._check_and_adjust_attn_implementation": (
+        "the one place that every choice of attention passes. Gone: check in __init__ and set_attn_implementation"
+    ),
+    **dict.fromkeys(
+        ("transformers.PreTrainedModel._get_resized_embeddings", "transformers.PreTrainedModel._get_resized_lm_head"),
+        "resize one of two embedding tables, and its head; the public method knows one table. Gone: copy rows by hand",
+    ),
+    "transformers.generation.GenerationMixin._prefill": (
+        "reads prompts in parts. Gone: see how generate() uses prefill_chunk_size"
+    ),
+    "transformers.generation.GenerationMixin._prepare_position_ids_for_generation": (
+        "counts positions from 0, where RoBERTa's begin later. Gone: do it in prepare_inputs_for_generation"
+    ),
+    "transformers.modeling_utils.PreTrainedModel._initialize_weights:_is_hf_initialized": (
+        "the mark of parameters that a checkpoint filled, which views of them lack. Gone: see what "
+        "transformers.initialization asks"
+    ),
+    "accelerate.hooks.add_hook_to_module:_hf_hook": (
+        "tells where accelerate runs a module whose weights are elsewhere. Gone: see accelerate.hooks"
+    ),
+    # of this file
     "os._exit": (
         "ends a process whose threads still compute, as its documentation says. Gone: kill the process by a signal"
     ),
@@ -86,6 +144,14 @@ TORCHAO_LOGGERS = ("torchao", "torch.utils._pytree")
 
 # class -> what its documentation asks subclasses to define
 DECLARED = {
+    "transformers.PreTrainedModel": (
+        *("_no_split_modules", "_skip_keys_device_placement", "_tied_weights_keys", "_can_record_outputs"),
+        *("_supports_sdpa", "_supports_flash_attn", "_supports_flex_attn", "_supports_attention_backend"),
+        *("_can_compile_fullgraph", "_supports_context_parallel", "_init_weights"),
+        *("_tp_plan", "_pp_plan", "_fsdp_plan"),
+    ),
+    "transformers.PreTrainedConfig": ("_auto_class",),
+    "transformers.CacheLayerMixin": ("_layer_type",),
     "evaluate.Metric": ("_info", "_compute"),
     "transformers.Pipeline": ("_sanitize_parameters", "_forward", "_pipeline_calls_generate"),
     "transformers.HfArgumentParser": ("_argument_group_name",),  # of a dataclass: the title of its options
@@ -111,6 +177,11 @@ def vnni_supported() -> bool:
         return bool(torch.cpu.get_capabilities().get("avx512_vnni"))
     tell = getattr(torch.cpu, "_is_vnni_supported", None)
     return tell is not None and bool(tell())
+
+
+def attention_of(config: Any) -> str | None:
+    """Return the name of the attention implementation that a model with this configuration runs."""
+    return config._attn_implementation
 
 
 def models_of(auto_class: Any) -> Any:

@@ -10,7 +10,7 @@ from tiny_cases import BATCH, BERT, CHOICES, GPT, LABELS, RNN, SOURCE, T5, TARGE
 from torch import nn
 from transformers.utils.generic import find_labels
 
-from hf_genai.models.private_names import attention_of
+from hf_genai.models.base import attention_of
 from hf_genai.registry import load
 
 CASES = [pytest.param(case, id=name) for name, case in cases()]

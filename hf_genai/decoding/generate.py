@@ -22,8 +22,8 @@ from transformers.integrations.fsdp import is_fsdp_managed_module
 from ..models.base import cache_of
 from ..models.fast_path import fast_path_allowed
 from ..models.matmul import Linear, is_hooked
-from ..models.private_names import attention_of
 from ..models.token_step import steppable
+from ..private_names import attention_of
 from .search import Search, search_by_beams, search_by_token
 from .steps import ModelSteps, Steps, TransformerSteps
 from .weights import PACKERS, packed_weights

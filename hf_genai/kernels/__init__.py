@@ -1,6 +1,7 @@
 """Faster twins of the operations in `hf_genai/models/`, for machines where hf_genai is installed. None of it travels.
 
-switch.py       turns all twins off and on, and says when a hand-written kernel is right
+private_names.py    the private names of torch that kernels use
+switch.py           turns all twins off and on, and says when a hand-written kernel is right
 """
 
 import importlib

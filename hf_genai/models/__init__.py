@@ -19,7 +19,7 @@ Shared, from small to large:
     token_step.py             one more token a row: the layers of a stack, as decoding runs them
     linear_cross_entropy.py   head and loss over a large vocabulary, in chunks
     transformer_kernels.py    dropout, norm, activations, rotation with a hand-written backward
-    private_names.py          what no other file may use of torch, transformers and accelerate, with reasons
+    private_names.py          private names of torch that kernels use, on their way to kernels/
     fast_path.py              when a kernel may stand in for its plain twin
     recurrence.py             GRU and LSTM over all steps, with and without attention in the loop: the plain loops
     recurrence_kernels.py     the same with hand-written backward passes

@@ -18,10 +18,9 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .attention_kernel import train_attention
-from .base import CACHE_NAME, either_name
+from .base import CACHE_NAME, attention_of, either_name
 from .matmul import Linear, project
 from .positions import rotate
-from .private_names import attention_of
 from .varlen_attention import attend_by_text, flash_source
 
 

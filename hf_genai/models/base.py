@@ -22,7 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import TransformersKwargs, is_tracing
 
 from .matmul import Linear, is_hooked
-from .private_names import attention_of, functorch_is_active, offload_of
+from .private_names import functorch_is_active, offload_of
 
 OLD_NAME = "past_key_values"
 # what the installed transformers calls it
@@ -383,7 +383,52 @@ def check_mask(name: str, mask: Tensor | None, batch_size: int, length: int, who
     return mask
 
 
+def is_filled(parameter: Tensor) -> bool:
+    """Return whether a checkpoint has filled the parameter."""
+    return getattr(parameter, "_is_hf_initialized", False)
+
+
+def attention_of(config: Any) -> str | None:
+    """Return the name of the attention that a model with this configuration runs."""
+    return config._attn_implementation
+
+
+def resized_embeddings(model: Any, *args: Any) -> nn.Embedding:
+    """Return embeddings of another size; args: old ones, size, multiple of, whether new rows are near the mean."""
+    return model._get_resized_embeddings(*args)
+
+
+def resized_head(model: Any, head: nn.Linear, size: int) -> nn.Linear:
+    """Return a head for another vocabulary."""
+    return model._get_resized_lm_head(head, size)
+
+
+class GenerationHooks:
+    """Stands before GenerationMixin in a class's bases, and gives what it overrides public names."""
+
+    first_position = 0  # of a text
+
+    def _prefill(self, input_ids: Tensor, generation_config: Any, model_kwargs: dict[str, Any], **kwargs: Any) -> Any:
+        self.before_prefill(generation_config, model_kwargs)
+        return super()._prefill(input_ids, generation_config, model_kwargs, **kwargs)  # type: ignore[misc]
+
+    def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
+        positions = super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)  # type: ignore[misc]
+        return positions + self.first_position if self.first_position else positions
+
+    def before_prefill(self, generation_config: Any, model_kwargs: dict[str, Any]) -> None:
+        """See what generate() was given, before it reads the prompt."""
+
+
 class GenaiPreTrainedModel(PreTrainedModel):
+    def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
+        chosen = self.choose_attention(attn_implementation)
+        return super()._check_and_adjust_attn_implementation(chosen, *args, **kwargs)
+
+    def choose_attention(self, attn_implementation: str | None) -> str | None:
+        """Return the attention implementation to run when this one is asked for; ValueError for an impossible one."""
+        return attn_implementation
+
     def save_pretrained(self, save_directory, is_main_process: bool = True, **kwargs):
         """As in transformers, with the code beside the weights and named for every Auto class of the family.
 

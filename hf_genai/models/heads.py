@@ -19,6 +19,7 @@ from transformers.utils.generic import can_return_tuple
 from .base import (
     CACHE_NAME,
     OLD_NAME,
+    GenerationHooks,
     StepInputs,
     as_read,
     cache_of,
@@ -32,7 +33,6 @@ from .base import (
 )
 from .linear_cross_entropy import cross_entropy, linear_cross_entropy
 from .matmul import Linear, is_hooked
-from .private_names import GenerationHooks
 from .token_step import step_of
 
 

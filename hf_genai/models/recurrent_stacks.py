@@ -21,11 +21,13 @@ from .base import (
     check_ids,
     check_mask,
     check_shape,
+    is_filled,
     known_keywords,
+    resized_embeddings,
+    resized_head,
     size_of,
 )
 from .configuration_rnn import GenaiRNNConfig
-from .private_names import is_filled, resized_embeddings, resized_head
 from .recurrence import GATES, SLOTS
 from .recurrent_cache import RecurrentStateLayer
 from .recurrent_layers import GenaiRNNAttention, GenaiRNNAttentionLayer, GenaiRNNLayer, over_tokens

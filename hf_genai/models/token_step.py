@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache
 
 from .attention import CrossAttention, DotScore, SelfAttention
+from .base import attention_of
 from .blocks import FeedForward, TransformerLayer
 from .fast_path import fast_path_allowed
 from .matmul import Linear, batched_product, is_hooked
 from .packed_linear import PackedLinear
 from .positions import rotate
-from .private_names import attention_of, version_of
+from .private_names import version_of
 
 # A layer made of anything else (an adapter, a quantised weight) goes its own way.
 KNOWN = (TransformerLayer, SelfAttention, CrossAttention, FeedForward, DotScore, Linear, nn.Linear)

@@ -20,17 +20,25 @@ from transformers.utils import is_tracing
 from transformers.utils.output_capturing import OutputRecorder
 
 from .attention import CrossAttention, SelfAttention
-from .base import GenaiPreTrainedModel, cache_field, check_ids, check_mask, check_shape, readable, size_of
+from .base import (
+    GenaiPreTrainedModel,
+    attention_of,
+    cache_field,
+    check_ids,
+    check_mask,
+    check_shape,
+    readable,
+    size_of,
+)
 from .blocks import TransformerLayer, make_norm
 from .fast_path import fast_path_allowed
 from .positions import RelativePositionBias, RotaryEmbedding, positions_from_mask, sinusoidal_positions
-from .private_names import AttentionHook, attention_of
 from .token_step import cached_step
 from .transformer_kernels import Dropout
 from .varlen_attention import Texts, flash_packed, is_watched, lay_out, number_by_mask, number_by_position
 
 
-class GenaiTransformerPreTrainedModel(AttentionHook, GenaiPreTrainedModel):
+class GenaiTransformerPreTrainedModel(GenaiPreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["TransformerLayer"]

@@ -21,7 +21,7 @@ from ..evaluation.bleu_tokenizers import USUAL
 from ..evaluation.generation import default_length, encode_texts, generate_texts, inference, length_limit
 from ..evaluation.metrics import baseline_scores, translation_scores
 from ..evaluation.prefixes import prefix_of
-from ..models.private_names import attention_of
+from ..private_names import attention_of
 from .arguments import NOISE_BELOW, RecipeArguments
 
 logger = logging.get_logger(__name__)
