@@ -1,4 +1,4 @@
-"""The other side: JoeyNMT, OpenNMT-py, and the loop of the classic PyTorch tutorial, at given sizes."""
+"""Recurrent peers at given sizes: JoeyNMT, OpenNMT-py, and the loop of the classic PyTorch tutorial."""
 
 import logging
 import sys
@@ -12,49 +12,63 @@ from torch import Tensor, nn
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 
 
-def batch(batch_size: int, vocab_size: int, shortest: int = 22, longest: int = 30) -> dict[str, Tensor]:
-    """A length-grouped batch of random ids: src (B, S), longest first as JoeyNMT wants it, and trg (B, 1 + T)."""
+def make_batch(batch_size: int, vocab_size: int, shortest: int = 22, longest: int = 30) -> dict[str, Tensor]:
+    """Return random ids of similar lengths: src (B, S), longest first because JoeyNMT wants it, and trg (B, 1 + T)."""
     generator = torch.Generator().manual_seed(1)
 
-    def ids(lengths):
-        rows = torch.randint(4, vocab_size, (batch_size, int(lengths.max())), generator=generator)
-        place = torch.arange(rows.shape[1])
-        rows[place == lengths[:, None] - 1] = EOS
-        rows[place >= lengths[:, None]] = PAD
-        return rows
+    def make_ids(lengths: Tensor) -> Tensor:
+        ids = torch.randint(4, vocab_size, (batch_size, int(lengths.max())), generator=generator)
+        position = torch.arange(ids.shape[1])
+        ids[position == lengths[:, None] - 1] = EOS
+        ids[position >= lengths[:, None]] = PAD
+        return ids
 
     lengths = torch.randint(shortest, longest + 1, (2, batch_size), generator=generator)
     lengths[:, 0] = longest
     source_length = lengths[0].sort(descending=True).values
-    target = ids(lengths[1])
+    target = make_ids(lengths[1])
     return {
-        "src": ids(source_length),
+        "src": make_ids(source_length),
         "src_length": source_length,
         "trg": torch.cat([torch.full((batch_size, 1), BOS), target], 1),
     }
 
 
 def joeynmt_model(hidden_size: int, vocab_size: int):
-    """JoeyNMT's recurrent model: bidirectional GRU encoder, additive attention, input feeding."""
+    """Return JoeyNMT's recurrent model: bidirectional GRU encoder, additive attention, input feeding."""
     logging.disable(logging.WARNING)
     from joeynmt.model import build_model
     from joeynmt.vocabulary import Vocabulary
 
     special = SimpleNamespace(
-        **{"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": None},
-        **{"pad_id": PAD, "bos_id": BOS, "eos_id": EOS, "unk_id": UNK, "lang_tags": []},
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        sep_token=None,
+        pad_id=PAD,
+        bos_id=BOS,
+        eos_id=EOS,
+        unk_id=UNK,
+        lang_tags=[],
     )
-    Vocabulary.add_tokens = _add_tokens  # theirs looks each token up in a list: minutes at 8,000
+    Vocabulary.add_tokens = _add_tokens  # JoeyNMT's own searches a list for each token: minutes at 8,000
     vocabulary = Vocabulary([], special)
     vocabulary._itos = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(4, vocab_size))]
     vocabulary._stoi = {token: i for i, token in enumerate(vocabulary._itos)}
-    side = {"type": "recurrent", "rnn_type": "gru", "hidden_size": hidden_size, "dropout": 0.0, "num_layers": 1}
-    side["embeddings"] = {"embedding_dim": hidden_size, "dropout": 0.0}
+    shared = {
+        "type": "recurrent",
+        "rnn_type": "gru",
+        "hidden_size": hidden_size,
+        "dropout": 0.0,
+        "num_layers": 1,
+        "embeddings": {"embedding_dim": hidden_size, "dropout": 0.0},
+    }
     decoder = {"input_feeding": True, "attention": "bahdanau", "init_hidden": "bridge", "hidden_dropout": 0.0}
     config = {
         "initializer": "xavier_uniform",
-        "encoder": {**side, "bidirectional": True},
-        "decoder": {**side, **decoder},
+        "encoder": {**shared, "bidirectional": True},
+        "decoder": {**shared, **decoder},
     }
     model = build_model(config, vocabulary, vocabulary)
     model.loss_function = ("crossentropy", 0.0)
@@ -69,74 +83,97 @@ def _add_tokens(self, tokens):
 
 
 def joeynmt_batch(data: dict[str, Tensor], with_target: bool = True):
+    """Return a batch of `make_batch` as JoeyNMT's own; without a target, for its search."""
     from joeynmt.batch import Batch
 
-    rows = len(data["src"])
-    target = data["trg"] if with_target else None
     return Batch(
-        *(data["src"], data["src_length"], None, target, None),
-        **{"indices": torch.arange(rows), "device": torch.device("cpu"), "pad_index": PAD, "eos_index": EOS},
+        src=data["src"],
+        src_length=data["src_length"],
+        src_prompt_mask=None,
+        trg=data["trg"] if with_target else None,
+        trg_prompt_mask=None,
+        indices=torch.arange(len(data["src"])),
+        device=torch.device("cpu"),
+        pad_index=PAD,
+        eos_index=EOS,
         is_train=with_target,
     )
 
 
 def joeynmt_loss(model, joey_batch) -> Tensor:
-    """Loss per token, as its trainer computes it but for the count of correct tokens."""
+    """Return the loss per token like JoeyNMT's trainer, without its count of correct tokens."""
     out, *_ = model._encode_decode(**vars(joey_batch))
     log_probs = F.log_softmax(out, dim=-1)
     return model.loss_function(log_probs, **vars(joey_batch)) / joey_batch.ntokens
 
 
-def joeynmt_names(fed: bool = True) -> list[tuple[str, str, slice]]:
-    """(hf_genai's parameter, JoeyNMT's, its columns) for each pair of equal weights."""
-    everything, pairs = slice(None), []
+def joeynmt_names() -> list[tuple[str, str, slice]]:
+    """Return (hf_genai's parameter, JoeyNMT's parameter, JoeyNMT's columns) for each pair of equal weights."""
+    everything, front, back = slice(None), slice(None, -1), slice(-1, None)  # -1: the hidden size, see `columns`
+    pairs = []
     for ours, theirs in (("left_to_right", ""), ("right_to_left", "_reverse")):
-        for kind, place in (("input", "ih"), ("hidden", "hh")):
+        for projection, letters in (("input", "ih"), ("hidden", "hh")):
             for parameter in ("weight", "bias"):
-                name = f"model.encoder.layers.0.{ours}.{kind}_proj.{parameter}"
-                pairs.append((name, f"encoder.rnn.{parameter}_{place}_l0{theirs}", everything))
+                name = f"model.encoder.layers.0.{ours}.{projection}_proj.{parameter}"
+                pairs.append((name, f"encoder.rnn.{parameter}_{letters}_l0{theirs}", everything))
     layer = "model.decoder.layers.0."
-    attention = f"{layer}attention." if fed else "model.decoder.attention."
-    pairs += [
+    attention = f"{layer}attention."
+    return [
+        *pairs,
         ("model.encoder.embed_tokens.weight", "src_embed.lut.weight", everything),
         ("model.decoder.embed_tokens.weight", "trg_embed.lut.weight", everything),
         ("model.decoder.bridge.weight", "decoder.bridge_layer.weight", everything),
         ("model.decoder.bridge.bias", "decoder.bridge_layer.bias", everything),
-        (f"{layer}input_proj.weight", "decoder.rnn.weight_ih_l0", slice(None, -1)),  # -1: the hidden size, see copy
+        (f"{layer}input_proj.weight", "decoder.rnn.weight_ih_l0", front),
+        (f"{layer}feed_proj.weight", "decoder.rnn.weight_ih_l0", back),
         (f"{layer}input_proj.bias", "decoder.rnn.bias_ih_l0", everything),
         (f"{layer}hidden_proj.weight", "decoder.rnn.weight_hh_l0", everything),
         (f"{layer}hidden_proj.bias", "decoder.rnn.bias_hh_l0", everything),
         (f"{attention}key_proj.weight", "decoder.attention.key_layer.weight", everything),
         (f"{attention}query_proj.weight", "decoder.attention.query_layer.weight", everything),
-        (f"{attention}score.energy.weight", "decoder.attention.energy_layer.weight", everything),
-        (f"{attention}state_proj.weight", "decoder.att_vector_layer.weight", slice(None, -1)),
-        (f"{attention}context_proj.weight", "decoder.att_vector_layer.weight", slice(-1, None)),
+        (f"{attention}score_function.energy.weight", "decoder.attention.energy_layer.weight", everything),
+        (f"{attention}state_proj.weight", "decoder.att_vector_layer.weight", front),
+        (f"{attention}context_proj.weight", "decoder.att_vector_layer.weight", back),
         (f"{attention}context_proj.bias", "decoder.att_vector_layer.bias", everything),
         ("lm_head.weight", "decoder.output_layer.weight", everything),
     ]
-    if fed:
-        pairs.append((f"{layer}feed_proj.weight", "decoder.rnn.weight_ih_l0", slice(-1, None)))
-    return pairs
 
 
 def columns(tensor: Tensor, part: slice, hidden_size: int) -> Tensor:
-    """The part of a weight that hf_genai keeps apart: before or behind the first `hidden_size` columns."""
+    """Return the part of JoeyNMT's weight that is a weight of its own here: up to or from column `hidden_size`."""
     if part == slice(None):
         return tensor
     return tensor[:, :hidden_size] if part.start is None else tensor[:, hidden_size:]
 
 
-class OpenNMT(nn.Module):
-    """OpenNMT-py's unfed GRU: bidirectional encoder of the same total size, general attention after the decoder."""
+def copy_joeynmt_weights(ours: nn.Module, theirs: nn.Module, hidden_size: int) -> None:
+    """Give our model JoeyNMT's weights."""
+    our_parameters, their_parameters = dict(ours.named_parameters()), dict(theirs.named_parameters())
+    with torch.no_grad():
+        for name, parameter in our_parameters.items():
+            if name.endswith("key_proj.bias"):
+                parameter.zero_()  # JoeyNMT's keys have no bias, and the softmax cancels it
+        for name, peer, part in joeynmt_names():
+            our_parameters[name].copy_(columns(their_parameters[peer], part, hidden_size))
 
-    def __init__(self, hidden_size: int, vocab_size: int):
+
+def replace_unused_imports() -> None:
+    """Put empty modules where OpenNMT-py imports packages for transforms that no benchmark uses."""
+    sys.modules.setdefault("spacy", types.ModuleType("spacy"))
+    sys.modules["spacy"].Language = object
+    for name in ("ctranslate2", "fasttext"):
+        sys.modules.setdefault(name, types.ModuleType(name))
+
+
+class OpenNMT(nn.Module):
+    """OpenNMT-py's GRU: encoder with both directions in `hidden_size`, general attention after the decoder, fed back
+    as an input of the next step or not."""
+
+    def __init__(self, hidden_size: int, vocab_size: int, fed: bool):
         super().__init__()
         logging.disable(logging.WARNING)
-        sys.modules.setdefault("spacy", types.ModuleType("spacy"))  # imported there for a transform that we do not use
-        sys.modules["spacy"].Language = object
-        for name in ("ctranslate2", "fasttext"):
-            sys.modules.setdefault(name, types.ModuleType(name))
-        from onmt.decoders.decoder import StdRNNDecoder
+        replace_unused_imports()
+        from onmt.decoders.decoder import InputFeedRNNDecoder, StdRNNDecoder
         from onmt.encoders.rnn_encoder import RNNEncoder
         from onmt.modules import Embeddings
 
@@ -144,7 +181,8 @@ class OpenNMT(nn.Module):
             return Embeddings(word_vec_size=hidden_size, word_vocab_size=vocab_size, word_padding_idx=PAD)
 
         self.encoder = RNNEncoder("GRU", True, 1, hidden_size, 0.0, embeddings())
-        self.decoder = StdRNNDecoder("GRU", True, 1, hidden_size, attn_type="general", embeddings=embeddings())
+        decoder = InputFeedRNNDecoder if fed else StdRNNDecoder
+        self.decoder = decoder("GRU", True, 1, hidden_size, attn_type="general", embeddings=embeddings())
         self.generator = nn.Linear(hidden_size, vocab_size)
 
     def forward(self, data: dict[str, Tensor]) -> Tensor:
@@ -157,7 +195,7 @@ class OpenNMT(nn.Module):
 
 
 class TutorialLoop(nn.Module):
-    """The seq2seq that tutorials teach: additive attention, input feeding, one step at a time, keys projected anew."""
+    """The translator of tutorials: additive attention, input feeding, one step at a time, keys projected at every step."""
 
     def __init__(self, hidden_size: int, vocab_size: int):
         super().__init__()

@@ -1,34 +1,53 @@
-"""Training step of the recurrent translator against its peers: forward, backward, optimizer; one thread, float32.
+"""Training step of the recurrent translator against its peers: forward, backward, optimizer; float32.
 
     pip install --no-deps -r benchmarks/requirements.txt
     OMP_NUM_THREADS=1 python benchmarks/train_rnn.py --json results.json
+    python benchmarks/train_rnn.py --threads 2 --only h256
 
-Sizes, lengths (22-30) and arithmetic are the same on both sides. Against JoeyNMT the weights are copied, and losses
-and gradients checked to be equal before the clock runs. Each side takes its own optimizer: hf_genai the fused AdamW
-that transformers' Trainer uses, the peers torch's Adam as they build it. Memory is how far a step raises the peak of
-a fresh process.
+Sizes, lengths (22-30) and arithmetic are the same on both sides. The script copies JoeyNMT's weights and checks that
+losses and gradients are equal before it measures. Each side takes its own optimizer: hf_genai the fused AdamW of
+transformers' Trainer, the peers torch's Adam, which they build themselves. Memory is by how much three steps raise the
+peak of a fresh process.
 """
 
-import re
-import subprocess
 import sys
-from pathlib import Path
 
 import torch
-from measure import arguments, medians, report, row
-from peers import PAD, OpenNMT, TutorialLoop, batch, columns, joeynmt_batch, joeynmt_loss, joeynmt_model, joeynmt_names
+from measure import installed, medians, parse_options, peak_memory, print_peak_memory, report, row
+from peers import (
+    PAD,
+    OpenNMT,
+    TutorialLoop,
+    columns,
+    copy_joeynmt_weights,
+    joeynmt_batch,
+    joeynmt_loss,
+    joeynmt_model,
+    joeynmt_names,
+    make_batch,
+    replace_unused_imports,
+)
 
 from hf_genai.models.configuration_rnn import GenaiRNNConfig
 from hf_genai.models.modeling_rnn import GenaiRNNForConditionalGeneration
 
-VOCABULARY = 8000
-SIZES = {"h256 b32": (256, 32), "h512 b64": (512, 64)}
-FED_GOALS, UNFED_GOALS = {"h256 b32": 1.5, "h512 b64": 1.35}, {"h256 b32": 1.8, "h512 b64": 1.6}
+SIZES = {"h256 b32": (256, 32, 8000), "h512 b64": (512, 64, 8000)}  # hidden size, batch, vocabulary
+SMOKE_SIZES = {"h16 b2": (16, 2, 50)}
+# (our model, peer, target): the least ratio that the library is to reach
+PAIRS = (
+    ("fed", "JoeyNMT", 1.5),
+    ("fed", "tutorial loop", 2.2),
+    ("unfed", "JoeyNMT", 1.6),
+    ("unfed general", "OpenNMT-py unfed", 1.2),
+    ("fed general", "OpenNMT-py fed", 0.97),
+)
 
 
-def our_model(hidden_size: int, fed: bool, encoder_size: int | None = None, attention: str = "additive"):
+def our_model(
+    hidden_size: int, vocab_size: int, fed: bool, encoder_size: int | None = None, attention: str = "additive"
+):
     config = GenaiRNNConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=vocab_size,
         hidden_size=hidden_size,
         encoder_hidden_size=encoder_size or 2 * hidden_size,
         input_feeding=fed,
@@ -40,15 +59,10 @@ def our_model(hidden_size: int, fed: bool, encoder_size: int | None = None, atte
     return GenaiRNNForConditionalGeneration(config).train()
 
 
-def our_step(model, data):
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+def our_loss(model, data):
     labels = data["trg"][:, 1:].masked_fill(data["trg"][:, 1:] == PAD, -100)
     inputs = {"input_ids": data["src"], "attention_mask": (data["src"] != PAD).long(), "labels": labels}
-
-    def loss():
-        return model(**inputs).loss
-
-    return loss, training_step(loss, optimizer)
+    return lambda: model(**inputs).loss
 
 
 def training_step(loss, optimizer):
@@ -60,27 +74,14 @@ def training_step(loss, optimizer):
     return step
 
 
-def joeynmt_step(model, data):
-    joey_batch = joeynmt_batch(data)
-
-    def loss():
-        return joeynmt_loss(model, joey_batch)
-
-    return loss, training_step(loss, torch.optim.Adam(model.parameters(), lr=1e-4))
-
-
 def check_equal(ours, our_loss, theirs, their_loss, hidden_size: int) -> None:
-    """Copy JoeyNMT's weights over and compare loss and every gradient."""
-    our_parameters, their_parameters = dict(ours.named_parameters()), dict(theirs.named_parameters())
-    with torch.no_grad():
-        for bias in (p for name, p in our_parameters.items() if "key_proj.bias" in name):
-            bias.zero_()  # JoeyNMT has none, and softmax does not see it
-        for name, peer, part in joeynmt_names():
-            our_parameters[name].copy_(columns(their_parameters[peer], part, hidden_size))
+    """Copy JoeyNMT's weights and compare loss and every gradient."""
+    copy_joeynmt_weights(ours, theirs, hidden_size)
     first, second = our_loss(), their_loss()
     first.backward()
     second.backward()
     torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-5)
+    our_parameters, their_parameters = dict(ours.named_parameters()), dict(theirs.named_parameters())
     for name, peer, part in joeynmt_names():
         expected = columns(their_parameters[peer].grad, part, hidden_size)
         torch.testing.assert_close(our_parameters[name].grad, expected, atol=3e-6, rtol=1e-3)
@@ -88,71 +89,55 @@ def check_equal(ours, our_loss, theirs, their_loss, hidden_size: int) -> None:
     theirs.zero_grad()
 
 
-def contender(which: str, size: str):
-    hidden_size, batch_size = SIZES[size]
-    data = batch(batch_size, VOCABULARY)
+def make_contender(which: str, hidden_size: int, batch_size: int, vocab_size: int):
+    """Return a model, its loss on the batch, and its training step."""
+    data = make_batch(batch_size, vocab_size)
+    if which in ("fed", "unfed", "fed general", "unfed general"):
+        general = {"encoder_size": hidden_size, "attention": "general"} if "general" in which else {}
+        model = our_model(hidden_size, vocab_size, fed=which.startswith("fed"), **general)
+        loss = our_loss(model, data)
+        return model, loss, training_step(loss, torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True))
     if which == "JoeyNMT":
-        model = joeynmt_model(hidden_size, VOCABULARY)
-        return model, *joeynmt_step(model, data)
-    if which in ("fed", "unfed"):
-        model = our_model(hidden_size, which == "fed")
-        return model, *our_step(model, data)
-    if which == "unfed general":
-        model = our_model(hidden_size, False, hidden_size, "general")
-        return model, *our_step(model, data)
-    model = {"tutorial loop": TutorialLoop, "OpenNMT-py unfed": OpenNMT}[which](hidden_size, VOCABULARY)
-    return (
-        model,
-        lambda: model(data),
-        training_step(lambda: model(data), torch.optim.Adam(model.parameters(), lr=1e-4)),
-    )
-
-
-def memory_of(which: str, size: str) -> float:
-    """MB by which three training steps raise the peak memory of a fresh process (Linux)."""
-    command = [sys.executable, __file__, "--memory-of", which, size]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def print_memory(which: str, size: str) -> None:
-    torch.set_num_threads(1)
-    _, _, step = contender(which, size)
-    status, kilobytes = Path("/proc/self/status"), r":\s+(\d+) kB"
-    before = re.search("VmRSS" + kilobytes, status.read_text())
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of importing and building
-    for _ in range(3):
-        step()
-    peak = re.search("VmHWM" + kilobytes, status.read_text())
-    print((int(peak[1]) - int(before[1])) / 1024)
+        model, batch = joeynmt_model(hidden_size, vocab_size), joeynmt_batch(data)
+        loss = lambda: joeynmt_loss(model, batch)  # noqa: E731
+    else:
+        if which == "tutorial loop":
+            model = TutorialLoop(hidden_size, vocab_size)
+        else:
+            model = OpenNMT(hidden_size, vocab_size, fed=which == "OpenNMT-py fed")
+        loss = lambda: model(data)  # noqa: E731
+    return model, loss, training_step(loss, torch.optim.Adam(model.parameters(), lr=1e-4))
 
 
 def main() -> None:
-    options = arguments(__doc__)
+    options = parse_options(__doc__)
+    left_out = () if installed("JoeyNMT", "joeynmt.model") else ("JoeyNMT",)
+    replace_unused_imports()
+    if not installed("OpenNMT-py", "onmt.decoders.decoder"):
+        left_out += ("OpenNMT-py unfed", "OpenNMT-py fed")
     rows = []
-    for size, (hidden_size, _) in SIZES.items():
-        if options.only not in size:
-            continue
-        peers = {"JoeyNMT": FED_GOALS[size], "tutorial loop": 2.2}
-        made = {
-            which: contender(which, size) for which in ("fed", "unfed", *peers, "unfed general", "OpenNMT-py unfed")
-        }
-        check_equal(made["fed"][0], made["fed"][1], made["JoeyNMT"][0], made["JoeyNMT"][1], hidden_size)
-        seconds = medians({which: step for which, (_, _, step) in made.items()}, options.rounds)
-        ms = {which: 1000 * value for which, value in seconds.items()}
-        for peer, goal in peers.items():
-            rows.append(row(f"train fed {size}", peer, ms["fed"], ms[peer], goal))
-        rows.append(row(f"train unfed {size}", "JoeyNMT (fed)", ms["unfed"], ms["JoeyNMT"], UNFED_GOALS[size]))
-        rows.append(
-            row(f"train unfed general {size}", "OpenNMT-py unfed", ms["unfed general"], ms["OpenNMT-py unfed"], 1.15)
-        )
-        for kind in ("fed", "unfed"):
-            memory = memory_of(kind, size), memory_of("JoeyNMT", size)
-            rows.append(row(f"memory {kind} {size}", "JoeyNMT", *memory, 1.0, unit="MB"))
-    report(rows, options.json)
+    for size, numbers in (SMOKE_SIZES if options.smoke else SIZES).items():
+        pairs = [
+            (f"train {ours} {size}", ours, peer, target)
+            for ours, peer, target in PAIRS
+            if options.only in f"train {ours} {size}" and peer not in left_out
+        ]
+        names = dict.fromkeys(name for _, ours, peer, _ in pairs for name in (ours, peer))
+        contenders = {name: make_contender(name, *numbers) for name in names}
+        if "fed" in contenders and "JoeyNMT" in contenders:
+            check_equal(*contenders["fed"][:2], *contenders["JoeyNMT"][:2], numbers[0])
+        seconds = medians({name: step for name, (_, _, step) in contenders.items()}, options)
+        rows += [row(name, peer, 1e3 * seconds[ours], 1e3 * seconds[peer], target) for name, ours, peer, target in pairs]
+        for ours in ("fed", "unfed"):
+            if options.only in f"memory {ours} {size}" and "JoeyNMT" not in left_out:
+                memory = [peak_memory(__file__, which, *map(str, numbers)) for which in (ours, "JoeyNMT")]
+                rows.append(row(f"memory {ours} {size}", "JoeyNMT", *memory, target=1.0, unit="MB"))
+    report(rows, options)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--memory-of"]:
-        print_memory(*sys.argv[2:])
+        torch.set_num_threads(1)
+        print_peak_memory(make_contender(sys.argv[2], *map(int, sys.argv[3:]))[2])
     else:
         main()
