@@ -21,11 +21,23 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 T = TypeVar("T")
 WARM_UP = 2  # rounds that are not counted: they fill caches and allocators
 # what changes the instructions that the libraries choose, and so the figures
 INSTRUCTION_VARIABLES = ("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE")
+# operators of torch whose time is that of matrix products
+PRODUCTS = (
+    "aten::mm",
+    "aten::addmm",
+    "aten::bmm",
+    "aten::baddbmm",
+    "aten::_scaled_dot_product_flash_attention_for_cpu",
+    "aten::_scaled_dot_product_flash_attention_for_cpu_backward",
+    "aten::mkldnn_rnn_layer",
+    "aten::mkldnn_rnn_layer_backward",
+)
 PACKAGES = ("torch", "transformers", "joeynmt", "OpenNMT-py", "ctranslate2")
 
 
@@ -133,6 +145,25 @@ def medians(contenders: dict[str, Callable[[], object]], options: argparse.Names
 
     runs = interleaved({name: without_result(run) for name, run in contenders.items()}, options)
     return {name: statistics.median(seconds for seconds, _ in results) for name, results in runs.items()}
+
+
+def matrix_products(step: Callable[[], None], options: argparse.Namespace, dtype: torch.dtype = torch.float32) -> str:
+    """Return the share of a step that its matrix products take, and their rate beside that of one large product."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    seconds = statistics.median(timed(step, options.threads)[0] for _ in range(3))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        step()
+    events = profile.key_averages()
+    products = sum(event.self_cpu_time_total for event in events if event.key in PRODUCTS)
+    share = products / sum(event.self_cpu_time_total for event in events)
+    rate = counter.get_total_flops() / (share * seconds) / 1e9
+    left = torch.randn(2048, 2048, dtype=dtype)
+    large = statistics.median(timed(lambda: left @ left, options.threads)[0] for _ in range(5))
+    return (
+        f"matrix products take {share:.0%} of {1e3 * seconds:.1f} ms at {rate:.0f} GFLOP/s;"
+        f" one product of 2048 x 2048 x 2048 runs at {2 * 2048**3 / large / 1e9:.0f} GFLOP/s"
+    )
 
 
 def peak_memory(script: str, *arguments: str) -> float:

@@ -1,10 +1,11 @@
-"""The other side: transformers' GPT-2, Llama, T5 and BERT at given sizes, and a causal Transformer as in nanoGPT.
+"""Transformer peers at given sizes: transformers' GPT-2, Llama, T5 and BERT, and a causal Transformer like nanoGPT's.
 
-`weights_of_*` give, for each parameter of ours, the peer's tensor that it equals: so losses and gradients are compared
-before a clock runs.
+`weights_of_*` yield, for each parameter of our model, the equal tensor of the peer, so that the benchmarks can copy
+weights and compare gradients before they measure.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -20,41 +21,53 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-HIDDEN, LAYERS, HEADS = 256, 4, 4
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a model and of its batch: `batch` rows of `length` tokens."""
+
+    vocab_size: int = 8192
+    batch: int = 16
+    length: int = 128
+    hidden_size: int = 256
+    layers: int = 4
+    heads: int = 4
 
 
 class NanoBlock(nn.Module):
     """Pre-norm block: one projection for queries, keys and values, torch's fused attention, GELU."""
 
-    def __init__(self, dropout: float, bias: bool):
+    def __init__(self, hidden_size: int, heads: int, dropout: float):
         super().__init__()
-        self.dropout = dropout
-        self.norm1, self.norm2 = nn.LayerNorm(HIDDEN, bias=bias), nn.LayerNorm(HIDDEN, bias=bias)
-        self.qkv, self.out = nn.Linear(HIDDEN, 3 * HIDDEN, bias=bias), nn.Linear(HIDDEN, HIDDEN, bias=bias)
-        self.up, self.down = nn.Linear(HIDDEN, 4 * HIDDEN, bias=bias), nn.Linear(4 * HIDDEN, HIDDEN, bias=bias)
+        self.heads, self.dropout = heads, dropout
+        self.norm1, self.norm2 = nn.LayerNorm(hidden_size), nn.LayerNorm(hidden_size)
+        self.qkv, self.out = nn.Linear(hidden_size, 3 * hidden_size), nn.Linear(hidden_size, hidden_size)
+        self.up, self.down = nn.Linear(hidden_size, 4 * hidden_size), nn.Linear(4 * hidden_size, hidden_size)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, length, _ = x.shape
+        batch, length, hidden_size = x.shape
         heads = (
-            part.view(batch, length, HEADS, -1).transpose(1, 2)
-            for part in self.qkv(self.norm1(x)).split(HIDDEN, dim=2)
+            part.view(batch, length, self.heads, -1).transpose(1, 2)
+            for part in self.qkv(self.norm1(x)).split(hidden_size, dim=2)
         )  # (B, H, T, E) each
         context = F.scaled_dot_product_attention(*heads, dropout_p=self.dropout, is_causal=True)
-        x = x + self.drop(self.out(context.transpose(1, 2).contiguous().view(batch, length, HIDDEN)))
+        x = x + self.drop(self.out(context.transpose(1, 2).contiguous().view(batch, length, hidden_size)))
         return x + self.drop(self.down(F.gelu(self.up(self.norm2(x)))))
 
 
 class NanoGPT(nn.Module):
     """The structure of karpathy/nanoGPT: tied head, cross-entropy over all logits."""
 
-    def __init__(self, vocab_size: int, length: int, dropout: float = 0.0, bias: bool = True):
+    def __init__(self, sizes: Sizes, dropout: float = 0.0):
         super().__init__()
-        self.tokens, self.positions = nn.Embedding(vocab_size, HIDDEN), nn.Embedding(length, HIDDEN)
+        hidden_size = sizes.hidden_size
+        self.tokens = nn.Embedding(sizes.vocab_size, hidden_size)
+        self.positions = nn.Embedding(sizes.length, hidden_size)
         self.drop = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(NanoBlock(dropout, bias) for _ in range(LAYERS))
-        self.norm = nn.LayerNorm(HIDDEN, bias=bias)
-        self.head = nn.Linear(HIDDEN, vocab_size, bias=False)
+        self.blocks = nn.ModuleList(NanoBlock(hidden_size, sizes.heads, dropout) for _ in range(sizes.layers))
+        self.norm = nn.LayerNorm(hidden_size)
+        self.head = nn.Linear(hidden_size, sizes.vocab_size, bias=False)
         self.head.weight = self.tokens.weight
         for parameter in self.parameters():
             if parameter.ndim == 2:
@@ -68,53 +81,94 @@ class NanoGPT(nn.Module):
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1), ignore_index=-1)
 
 
-def gpt2(vocab_size: int, length: int, dropout: float = 0.0) -> GPT2LMHeadModel:
-    drop = {"embd_pdrop": dropout, "resid_pdrop": dropout, "attn_pdrop": dropout}
-    sizes = {"n_embd": HIDDEN, "n_layer": LAYERS, "n_head": HEADS, "n_positions": length, "vocab_size": vocab_size}
-    special = {"bos_token_id": None, "eos_token_id": None, "use_cache": False}
-    return GPT2LMHeadModel(GPT2Config(**sizes, **drop, **special, attn_implementation="sdpa"))
+def gpt2(sizes: Sizes, dropout: float = 0.0) -> GPT2LMHeadModel:
+    config = GPT2Config(
+        vocab_size=sizes.vocab_size,
+        n_positions=sizes.length,
+        n_embd=sizes.hidden_size,
+        n_layer=sizes.layers,
+        n_head=sizes.heads,
+        embd_pdrop=dropout,
+        resid_pdrop=dropout,
+        attn_pdrop=dropout,
+        bos_token_id=None,
+        eos_token_id=None,
+        use_cache=False,
+        attn_implementation="sdpa",
+    )
+    return GPT2LMHeadModel(config)
 
 
-def llama(vocab_size: int, length: int, inner: int, key_value_heads: int) -> LlamaForCausalLM:
-    sizes = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
-    more = {"intermediate_size": inner, "num_key_value_heads": key_value_heads, "max_position_embeddings": length}
-    special = {"tie_word_embeddings": True, "use_cache": False, "bos_token_id": None, "eos_token_id": None}
-    return LlamaForCausalLM(LlamaConfig(**sizes, **more, **special, vocab_size=vocab_size, attn_implementation="sdpa"))
+def llama(sizes: Sizes, intermediate_size: int, key_value_heads: int) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=sizes.vocab_size,
+        max_position_embeddings=sizes.length,
+        hidden_size=sizes.hidden_size,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads,
+        num_key_value_heads=key_value_heads,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=None,
+        use_cache=False,
+        attn_implementation="sdpa",
+    )
+    return LlamaForCausalLM(config)
 
 
-def t5(vocab_size: int, dropout: float = 0.0) -> T5ForConditionalGeneration:
-    sizes = {"d_model": HIDDEN, "num_layers": LAYERS, "num_heads": HEADS, "d_kv": HIDDEN // HEADS, "d_ff": 4 * HIDDEN}
-    special = {"decoder_start_token_id": 0, "dropout_rate": dropout, "use_cache": False}
-    return T5ForConditionalGeneration(T5Config(vocab_size=vocab_size, **sizes, **special))
+def t5(sizes: Sizes, dropout: float = 0.0) -> T5ForConditionalGeneration:
+    config = T5Config(
+        vocab_size=sizes.vocab_size,
+        d_model=sizes.hidden_size,
+        d_kv=sizes.hidden_size // sizes.heads,
+        d_ff=4 * sizes.hidden_size,
+        num_layers=sizes.layers,
+        num_heads=sizes.heads,
+        dropout_rate=dropout,
+        decoder_start_token_id=0,
+        use_cache=False,
+    )
+    return T5ForConditionalGeneration(config)
 
 
-def bert(vocab_size: int, length: int, dropout: float = 0.0) -> BertForMaskedLM:
-    sizes = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
-    more = {"intermediate_size": 4 * HIDDEN, "max_position_embeddings": length, "vocab_size": vocab_size}
-    drop = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    return BertForMaskedLM(BertConfig(**sizes, **more, **drop, attn_implementation="sdpa"))
+def bert(sizes: Sizes, dropout: float = 0.0) -> BertForMaskedLM:
+    config = BertConfig(
+        vocab_size=sizes.vocab_size,
+        max_position_embeddings=sizes.length,
+        hidden_size=sizes.hidden_size,
+        intermediate_size=4 * sizes.hidden_size,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        attn_implementation="sdpa",
+    )
+    return BertForMaskedLM(config)
 
 
 Table = Iterator[tuple[str, Tensor, Tensor | None]]
 
 
 def _affine(ours: str, theirs: nn.Module, rows: slice = slice(None), transposed: bool = False) -> Table:
-    """Our name, their weight and its gradient's place; rows are those of our matrix (out, in)."""
+    """Yield our parameter's name, the peer's weight and its gradient; `rows` are those of our matrix (out, in)."""
 
     def part(tensor: Tensor | None) -> Tensor | None:
         if tensor is None:
             return None
         return tensor.t()[rows] if transposed and tensor.ndim == 2 else tensor[rows]
 
-    for kind in ("weight", "bias"):
-        tensor = getattr(theirs, kind, None)
+    for parameter in ("weight", "bias"):
+        tensor = getattr(theirs, parameter, None)
         if tensor is not None:
-            yield f"{ours}.{kind}", part(tensor), part(tensor.grad)
+            yield f"{ours}.{parameter}", part(tensor), part(tensor.grad)
 
 
 def _fused(ours: str, names: tuple[str, ...], theirs: nn.Module, transposed: bool = False) -> Table:
+    """Yield the parts of one projection that has several of ours side by side."""
+    size = len(theirs.bias) // len(names)
     for index, name in enumerate(names):
-        yield from _affine(f"{ours}.{name}", theirs, slice(index * HIDDEN, (index + 1) * HIDDEN), transposed)
+        yield from _affine(f"{ours}.{name}", theirs, slice(index * size, (index + 1) * size), transposed)
 
 
 QKV = ("q_proj", "k_proj", "v_proj")

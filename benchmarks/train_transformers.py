@@ -1,24 +1,24 @@
-"""Training step of BERT, GPT and T5 against their peers: forward, backward, fused AdamW, zero_grad; one thread.
+"""Training step of BERT, GPT and T5 against their peers: forward, backward, fused AdamW, zero_grad.
 
     OMP_NUM_THREADS=1 python benchmarks/train_transformers.py --json results.json
     OMP_NUM_THREADS=1 python benchmarks/train_transformers.py --only "gpt2 v8192"     # some cases
     OMP_NUM_THREADS=1 python benchmarks/train_transformers.py --compiled              # and peers under torch.compile
+    OMP_NUM_THREADS=1 python benchmarks/train_transformers.py --profile               # share and rate of the products
 
-Sizes (hidden size 256, 4 layers, 4 heads), optimizer and data are the same on both sides. The peer's weights are
-copied, and loss and gradients are checked to be equal before the clock runs, with dropout 0. Memory is how far
-something raises the peak of a fresh process.
+Sizes, optimizer and data are the same on both sides. The script copies the peer's weights and checks that loss and
+gradients are equal before it measures, with dropout 0. Memory is by how much three steps raise the peak of a fresh
+process.
 """
 
-import re
-import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import peers_transformers as peers
 import torch
 import torch.nn.functional as F
-from measure import arguments, medians, report, row
+from measure import matrix_products, medians, parse_options, peak_memory, print_peak_memory, report, row
+from peers_transformers import Sizes
 
 from hf_genai.models.configuration_bert import GenaiBertConfig
 from hf_genai.models.configuration_gpt import GenaiGPTConfig
@@ -28,58 +28,98 @@ from hf_genai.models.modeling_bert import GenaiBertForMaskedLM
 from hf_genai.models.modeling_gpt import GenaiGPTForCausalLM
 from hf_genai.models.modeling_t5 import GenaiT5ForConditionalGeneration
 
-SIZES = {"hidden_size": peers.HIDDEN, "num_hidden_layers": peers.LAYERS, "num_attention_heads": peers.HEADS}
-# vocabulary, batch, length; the last has as many rows as T5's own batch (Raffel et al. 2020, 3.1.2), for T5 alone
-OWN_BATCH = "v8192 batch 128"
+# name -> sizes, cases; "batch 128" has as many rows as T5's own batch (Raffel et al. 2020, 3.1.2)
+FAMILIES = ("gpt2", "gpt2 erf", "llama", "t5", "bert", "gpt2 dropout", "t5 dropout", "bert dropout", "gpt2 bf16")
 SHAPES = {
-    "v8192": (8192, 16, 128),
-    "v32000": (32000, 4, 512),
-    "v8192 batch 64": (8192, 64, 128),
-    OWN_BATCH: (8192, 128, 128),
+    "v8192": (Sizes(), FAMILIES),
+    "v32000": (Sizes(vocab_size=32000, batch=4, length=512), FAMILIES),
+    "v16000 d384": (
+        Sizes(vocab_size=16000, batch=8, length=256, hidden_size=384, layers=6, heads=6),
+        ("gpt2", "gpt2 erf", "gpt2 dropout"),
+    ),
+    "v8192 2x64": (Sizes(batch=2, length=64), ("gpt2", "gpt2 bf16")),
+    "v8192 batch 64": (Sizes(batch=64), ("gpt2", "t5", "t5 dropout", "bert")),
+    "v8192 batch 128": (Sizes(batch=128), ("t5 dropout",)),
 }
-HEAD_GOAL, STEP_GOALS = 20.0, {32000: 3.0, 50000: 4.0}
+SMOKE_SHAPES = {"v64": (Sizes(vocab_size=64, batch=4, length=8, hidden_size=16, layers=1, heads=2), FAMILIES)}
+MEMORY = {  # name -> vocabulary, rows, tokens a row, targets of head and step
+    "8x1024 v32000": (32000, 8, 1024, None, 3.0),
+    "8x1024 v50000": (50000, 8, 1024, 20.0, 4.0),
+}
+SMOKE_MEMORY = {"2x8 v64": (64, 2, 8, None, None)}
+# peer of a case -> the least ratio that the library is to reach; others: no more than 3 % behind
+TARGETS = {
+    "transformers GPT-2": 1.2,
+    "transformers GPT-2, compiled": 1.0,
+    "nanoGPT": 1.15,
+    ("t5 dropout", "transformers T5"): 1.2,
+}
+NOT_BEHIND = 0.97
 
 
-def drop(rate: float) -> dict[str, float]:
+def dropout_fields(rate: float) -> dict[str, float]:
     return {"hidden_dropout_prob": rate, "attention_probs_dropout_prob": rate}
 
 
-def our_gpt(vocab_size: int, length: int, dropout: float = 0.0, **kwargs) -> GenaiGPTForCausalLM:
-    sizes = {"vocab_size": vocab_size, "max_position_embeddings": length, "bos_token_id": None, "eos_token_id": None}
-    return GenaiGPTForCausalLM(GenaiGPTConfig.classic(**SIZES, **sizes, **drop(dropout), **kwargs))
+def decoder_sizes(sizes: Sizes) -> dict[str, int]:
+    return {
+        "vocab_size": sizes.vocab_size,
+        "max_position_embeddings": sizes.length,
+        "hidden_size": sizes.hidden_size,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+    }
 
 
-def our_modern(vocab_size: int, length: int) -> GenaiGPTForCausalLM:
-    return GenaiGPTForCausalLM(GenaiGPTConfig(**SIZES, vocab_size=vocab_size, max_position_embeddings=length))
+def our_gpt(sizes: Sizes, dropout: float = 0.0, **fields) -> GenaiGPTForCausalLM:
+    fields |= {**decoder_sizes(sizes), **dropout_fields(dropout), "bos_token_id": None, "eos_token_id": None}
+    return GenaiGPTForCausalLM(GenaiGPTConfig.classic(**fields))
 
 
-def our_t5(vocab_size: int, length: int, dropout: float = 0.0) -> GenaiT5ForConditionalGeneration:
-    sizes = {"hidden_size": peers.HIDDEN, "num_attention_heads": peers.HEADS, "vocab_size": vocab_size}
-    layers = {"encoder_layers": peers.LAYERS, "decoder_layers": peers.LAYERS}
-    more = {**drop(dropout), "activation_dropout_prob": dropout}
-    return GenaiT5ForConditionalGeneration(GenaiT5Config.classic(**sizes, **layers, **more))
+def our_modern(sizes: Sizes) -> GenaiGPTForCausalLM:
+    return GenaiGPTForCausalLM(GenaiGPTConfig(**decoder_sizes(sizes)))
 
 
-def our_bert(vocab_size: int, length: int, dropout: float = 0.0) -> GenaiBertForMaskedLM:
-    sizes = {"vocab_size": vocab_size, "max_position_embeddings": length}
-    return GenaiBertForMaskedLM(GenaiBertConfig.classic(**SIZES, **sizes, **drop(dropout)))
+def peer_of_modern(sizes: Sizes):
+    config = GenaiGPTConfig(**decoder_sizes(sizes))
+    return peers.llama(sizes, config.intermediate_size, config.num_key_value_heads)
 
 
-def causal_batch(vocab_size: int, batch: int, length: int) -> dict:
-    ids = torch.randint(vocab_size, (batch, length), generator=torch.Generator().manual_seed(1))
+def our_t5(sizes: Sizes, dropout: float = 0.0) -> GenaiT5ForConditionalGeneration:
+    config = GenaiT5Config.classic(
+        vocab_size=sizes.vocab_size,
+        hidden_size=sizes.hidden_size,
+        num_attention_heads=sizes.heads,
+        encoder_layers=sizes.layers,
+        decoder_layers=sizes.layers,
+        intermediate_size=4 * sizes.hidden_size,
+        activation_dropout_prob=dropout,
+        **dropout_fields(dropout),
+    )
+    return GenaiT5ForConditionalGeneration(config)
+
+
+def our_bert(sizes: Sizes, dropout: float = 0.0) -> GenaiBertForMaskedLM:
+    return GenaiBertForMaskedLM(GenaiBertConfig.classic(**decoder_sizes(sizes), **dropout_fields(dropout)))
+
+
+def causal_batch(sizes: Sizes) -> dict:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(sizes.vocab_size, (sizes.batch, sizes.length), generator=generator)
     return {"input_ids": ids, "labels": ids}
 
 
-def seq2seq_batch(vocab_size: int, batch: int, length: int) -> dict:
-    """Sources and targets of `length` tokens each, and so half as many rows."""
-    source, target = torch.randint(3, vocab_size, (2, batch // 2, length), generator=torch.Generator().manual_seed(1))
+def seq2seq_batch(sizes: Sizes) -> dict:
+    """Return half of the rows as sources and half as targets."""
+    shape = (2, sizes.batch // 2, sizes.length)
+    source, target = torch.randint(3, sizes.vocab_size, shape, generator=torch.Generator().manual_seed(1))
     return {"input_ids": source, "labels": target}
 
 
-def masked_batch(vocab_size: int, batch: int, length: int) -> dict:
-    """A label at 15 % of the places."""
+def masked_batch(sizes: Sizes) -> dict:
+    """Return rows with a label at 15 % of the positions."""
     generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(3, vocab_size, (batch, length), generator=generator)
+    ids = torch.randint(3, sizes.vocab_size, (sizes.batch, sizes.length), generator=generator)
     return {"input_ids": ids, "labels": ids.masked_fill(torch.rand(ids.shape, generator=generator) > 0.15, -100)}
 
 
@@ -104,14 +144,14 @@ def step_of(model, loss: Callable[[], torch.Tensor], autocast: bool = False) -> 
 
 
 def check_equal(ours, theirs, table: Callable, data: dict) -> None:
-    """Copy the peer's weights over and compare loss and every gradient.
+    """Copy the peer's weights and compare loss and every gradient.
 
-    In float64 for T5: in float32 a sum that is rounded differently turns some of its ReLUs around their corner.
+    T5 is compared in float64: sums that float32 rounds differently change the sign of some inputs of its ReLUs.
     """
     dtype = torch.float64 if hasattr(theirs, "shared") else torch.float32
     ours.to(dtype)
     theirs.to(dtype)
-    data = {name: rows[:4] for name, rows in data.items()}
+    data = {name: tensor[:4] for name, tensor in data.items()}
     parameters = dict(ours.named_parameters())
     with torch.no_grad():
         for name, weight, _ in table(theirs):
@@ -132,83 +172,69 @@ def check_equal(ours, theirs, table: Callable, data: dict) -> None:
         model.float()
 
 
-# case: ours, data, {peer: (its model, table of weights, goal)}; each made from vocabulary and length
+# case: our model, data, {peer: (its model, table of weights)}; each made from sizes
 CASES = {
-    "gpt2": (our_gpt, causal_batch, {"transformers GPT-2": (peers.gpt2, peers.weights_of_gpt2, 1.35)}),
+    "gpt2": (our_gpt, causal_batch, {"transformers GPT-2": (peers.gpt2, peers.weights_of_gpt2)}),
     "gpt2 erf": (
-        lambda v, t: our_gpt(v, t, hidden_act="gelu"),
+        partial(our_gpt, hidden_act="gelu"),
         causal_batch,
-        {"nanoGPT": (peers.NanoGPT, peers.weights_of_nanogpt, 1.13)},
+        {"nanoGPT": (peers.NanoGPT, peers.weights_of_nanogpt)},
     ),
-    "llama": (
-        our_modern,
+    "llama": (our_modern, causal_batch, {"transformers Llama": (peer_of_modern, peers.weights_of_llama)}),
+    "t5": (our_t5, seq2seq_batch, {"transformers T5": (peers.t5, peers.weights_of_t5)}),
+    "bert": (our_bert, masked_batch, {"transformers BERT": (peers.bert, peers.weights_of_bert)}),
+}
+# case with dropout or autocast, where both sides draw or round differently: our model, data, {peer: its model}
+UNCHECKED_CASES = {
+    "gpt2 dropout": (our_gpt, causal_batch, {"transformers GPT-2": peers.gpt2, "nanoGPT": peers.NanoGPT}),
+    "t5 dropout": (our_t5, seq2seq_batch, {"transformers T5": peers.t5}),
+    "bert dropout": (our_bert, masked_batch, {"transformers BERT": peers.bert}),
+    "gpt2 bf16": (
+        partial(our_gpt, hidden_act="gelu"),
         causal_batch,
-        {"transformers Llama": (lambda v, t: peers.llama(v, t, 704, 2), peers.weights_of_llama, 1.35)},
+        {"nanoGPT": peers.NanoGPT, "transformers GPT-2": peers.gpt2},
     ),
-    "t5": (our_t5, seq2seq_batch, {"transformers T5": (lambda v, t: peers.t5(v), peers.weights_of_t5, 1.4)}),
-    "bert": (our_bert, masked_batch, {"transformers BERT": (peers.bert, peers.weights_of_bert, None)}),
 }
-WITH_DROPOUT = {
-    "gpt2": {"transformers GPT-2": peers.gpt2, "nanoGPT": peers.NanoGPT},
-    "t5": {"transformers T5": lambda v, t, rate: peers.t5(v, rate)},
-    "bert": {"transformers BERT": peers.bert},
-}
-OURS_WITH_DROPOUT = {"gpt2": our_gpt, "t5": our_t5, "bert": our_bert}
 
 
-def timed(name: str, ours, peers_: dict, data: dict, goals: dict, rounds: int, autocast: bool = False) -> list[dict]:
-    contenders = {"hf_genai": step_of(ours, loss_of(ours, data), autocast)}
-    contenders |= {peer: step_of(model, loss, autocast) for peer, (model, loss) in peers_.items()}
-    ms = {which: 1000 * seconds for which, seconds in medians(contenders, rounds).items()}
-    return [row(name, peer, ms["hf_genai"], ms[peer], goals.get(peer)) for peer in peers_]
+def run_case(case: str, shape: str, sizes: Sizes, options) -> list[dict]:
+    """Measure a case; without dropout and autocast, check first that losses and gradients are equal."""
+    rate, autocast, losses = 0.1 * ("dropout" in case), "bf16" in case, {}
+    if case in CASES:
+        make_model, make_data, contenders = CASES[case]
+        ours, data = make_model(sizes).train(), make_data(sizes)
+        for peer, (make_peer, table) in contenders.items():
+            model = make_peer(sizes).train()
+            check_equal(ours, model, table, data)
+            losses[peer] = model, loss_of(model, data)
+            if options.compiled:
+                losses[f"{peer}, compiled"] = model, loss_of(torch.compile(model), data)
+    else:
+        make_model, make_data, contenders = UNCHECKED_CASES[case]
+        ours, data = make_model(sizes, dropout=rate).train(), make_data(sizes)
+        for peer, make_peer in contenders.items():
+            model = make_peer(sizes, dropout=rate).train()
+            losses[peer] = model, loss_of(model, data)
+    steps = {"hf_genai": step_of(ours, loss_of(ours, data), autocast)}
+    steps |= {peer: step_of(model, loss, autocast) for peer, (model, loss) in losses.items()}
+    name = f"train {case} {shape}"
+    if options.profile:
+        print(f"{name}: {matrix_products(steps['hf_genai'], options, torch.bfloat16 if autocast else torch.float32)}")
+    ms = {which: 1e3 * seconds for which, seconds in medians(steps, options).items()}
+    targets = {peer: TARGETS.get((case, peer), TARGETS.get(peer, NOT_BEHIND)) for peer in losses}
+    return [row(name, peer, ms["hf_genai"], ms[peer], targets[peer]) for peer in losses]
 
 
-def plain(case: str, shape: str, options) -> list[dict]:
-    """A case without dropout: checked equal, then timed; GPT-2's layout against nanoGPT and compiled peers, too."""
-    vocab_size, batch, length = SHAPES[shape]
-    make, make_data, contenders = CASES[case]
-    data, goals, made = make_data(vocab_size, batch, length), {}, {}
-    ours = make(vocab_size, length).train()
-    for peer, (make_peer, table, goal) in contenders.items():
-        model = make_peer(vocab_size, length).train()
-        check_equal(ours, model, table, data)
-        made[peer], goals[peer] = (model, loss_of(model, data)), goal
-        if options.compiled:
-            compiled = torch.compile(model)
-            made[f"{peer}, compiled"] = model, loss_of(compiled, data)
-            goals[f"{peer}, compiled"] = 1.0 if case == "gpt2" else None
-    return timed(f"train {case} {shape}", ours, made, data, goals, options.rounds)
-
-
-def dropped(case: str, shape: str, options) -> list[dict]:
-    vocab_size, batch, length = SHAPES[shape]
-    data = CASES[case][1](vocab_size, batch, length)
-    ours = OURS_WITH_DROPOUT[case](vocab_size, length, 0.1).train()
-    made = {peer: make(vocab_size, length, 0.1).train() for peer, make in WITH_DROPOUT[case].items()}
-    made = {peer: (model, loss_of(model, data)) for peer, model in made.items()}
-    goals = {"transformers T5": 1.4}  # it is T5's default
-    return timed(f"train {case} dropout {shape}", ours, made, data, goals, options.rounds)
-
-
-def half(shape: str, options) -> list[dict]:
-    vocab_size, batch, length = SHAPES[shape]
-    data = causal_batch(vocab_size, batch, length)
-    ours = our_gpt(vocab_size, length, hidden_act="gelu").train()
-    made = {"nanoGPT": peers.NanoGPT(vocab_size, length), "transformers GPT-2": peers.gpt2(vocab_size, length).train()}
-    made = {peer: (model, loss_of(model, data)) for peer, model in made.items()}
-    return timed(f"train gpt2 bf16 {shape}", ours, made, data, {"nanoGPT": 1.0}, options.rounds, autocast=True)
-
-
-def head(which: str, vocab_size: int) -> Callable[[], None]:
-    """Head and loss with their gradients, 8 x 1,024 tokens."""
-    hidden = torch.randn(8, 1024, peers.HIDDEN, requires_grad=True)
-    weight = (0.02 * torch.randn(vocab_size, peers.HIDDEN)).requires_grad_()
-    labels = torch.randint(vocab_size, (8, 1024))
+def head_step(which: str, vocab_size: int, batch: int, length: int) -> Callable[[], None]:
+    """Return the head and the loss with their gradients."""
+    hidden = torch.randn(batch, length, Sizes.hidden_size, requires_grad=True)
+    weight = (0.02 * torch.randn(vocab_size, Sizes.hidden_size)).requires_grad_()
+    labels = torch.randint(vocab_size, (batch, length))
 
     def step():
         if which == "hf_genai":
             loss = linear_cross_entropy(hidden, weight, labels)
-        else:  # as transformers' causal models: all logits, and again in float32
+        else:  # like transformers' causal models: all logits, in float32
             logits = F.linear(hidden, weight).float()
             loss = F.cross_entropy(logits.view(-1, vocab_size), labels.view(-1))
         loss.backward()
@@ -217,67 +243,51 @@ def head(which: str, vocab_size: int) -> Callable[[], None]:
     return step
 
 
-def whole(which: str, vocab_size: int) -> Callable[[], None]:
-    """A training step of a whole model of 4 layers, 8 x 1,024 tokens."""
-    model = (our_gpt if which == "hf_genai" else peers.gpt2)(vocab_size, 1024).train()
-    return step_of(model, loss_of(model, causal_batch(vocab_size, 8, 1024)))
+def model_step(which: str, vocab_size: int, batch: int, length: int) -> Callable[[], None]:
+    """Return a training step of a whole GPT-2."""
+    sizes = Sizes(vocab_size=vocab_size, batch=batch, length=length)
+    model = (our_gpt if which == "hf_genai" else peers.gpt2)(sizes).train()
+    return step_of(model, loss_of(model, causal_batch(sizes)))
 
 
-def memory_of(which: str, part: str, vocab_size: int) -> float:
-    """MB by which two steps raise the peak memory of a fresh process (Linux)."""
-    command = [sys.executable, __file__, "--memory-of", which, part, str(vocab_size)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+STEPS = {"head": head_step, "step": model_step}
 
 
-def print_memory(which: str, part: str, vocab_size: str) -> None:
-    torch.set_num_threads(1)
-    step = {"head": head, "step": whole}[part](which, int(vocab_size))
-    status, kilobytes = Path("/proc/self/status"), r":\s+(\d+) kB"
-    before = re.search("VmRSS" + kilobytes, status.read_text())
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of importing and building
-    for _ in range(2):
-        step()
-    peak = re.search("VmHWM" + kilobytes, status.read_text())
-    print((int(peak[1]) - int(before[1])) / 1024)
-
-
-def memory(options) -> list[dict]:
+def measure_memory(options) -> list[dict]:
     rows = []
-    for vocab_size in STEP_GOALS:
-        name = f"head 8x1024 v{vocab_size}"
-        if options.only in f"memory {name}":
-            sizes = (memory_of(which, "head", vocab_size) for which in ("hf_genai", "transformers"))
-            rows.append(row(f"memory {name}", "all logits", *sizes, HEAD_GOAL if vocab_size == 50000 else None, "MB"))
-        if options.only in f"time {name}":
-            steps = {which: head(which, vocab_size) for which in ("hf_genai", "all logits")}
-            ms = [1000 * seconds for seconds in medians(steps, max(options.rounds // 3, 1)).values()]
-            rows.append(row(f"time {name}", "all logits", *ms, 1.0))
-        name = f"memory step 8x1024 v{vocab_size}"
-        if options.only in name:
-            sizes = (memory_of(which, "step", vocab_size) for which in ("hf_genai", "transformers"))
-            rows.append(row(name, "transformers GPT-2", *sizes, STEP_GOALS[vocab_size], "MB"))
+    for shape, (*numbers, head_target, step_target) in (SMOKE_MEMORY if options.smoke else MEMORY).items():
+        for part, target in (("head", head_target), ("step", step_target)):
+            name, peer = f"{part} {shape}", "all logits" if part == "head" else "transformers GPT-2"
+            if options.only in f"memory {name}":
+                arguments = [str(number) for number in numbers]
+                sizes = [peak_memory(__file__, part, which, *arguments) for which in ("hf_genai", "peer")]
+                rows.append(row(f"memory {name}", peer, *sizes, target=target, unit="MB"))
+            if part == "head" and options.only in f"time {name}":
+                steps = {which: head_step(which, *numbers) for which in ("hf_genai", "peer")}
+                ms = [1e3 * seconds for seconds in medians(steps, options).values()]
+                rows.append(row(f"time {name}", peer, *ms, target=1.0))
     return rows
 
 
 def main() -> None:
-    compiled = {"action": "store_true", "help": "add the peers under torch.compile; minutes each"}
-    options = arguments(__doc__, compiled=compiled)
+    options = parse_options(
+        __doc__,
+        rounds=5,
+        compiled={"action": "store_true", "help": "add the peers under torch.compile; minutes each"},
+        profile={"action": "store_true", "help": "print the share and the rate of matrix products in our steps"},
+    )
     rows = []
-    for shape in SHAPES:
-        cases = ["t5"] if shape == OWN_BATCH else list(CASES)
-        runs = {f"train {case} {shape}": lambda case=case, shape=shape: plain(case, shape, options) for case in cases}
-        for case in (case for case in WITH_DROPOUT if case in cases):
-            runs[f"train {case} dropout {shape}"] = lambda case=case, shape=shape: dropped(case, shape, options)
-        if "gpt2" in cases:
-            runs[f"train gpt2 bf16 {shape}"] = lambda shape=shape: half(shape, options)
-        for name, run in runs.items():
-            if options.only in name:
-                rows += run()
-    report(rows + memory(options), options.json)
+    for shape, (sizes, cases) in (SMOKE_SHAPES if options.smoke else SHAPES).items():
+        for case in cases:
+            if options.only in f"train {case} {shape}":
+                rows += run_case(case, shape, sizes, options)
+    report(rows + measure_memory(options), options)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--memory-of"]:
-        print_memory(*sys.argv[2:])
+        part, which, *numbers = sys.argv[2:]
+        torch.set_num_threads(1)
+        print_peak_memory(STEPS[part](which, *map(int, numbers)))
     else:
         main()
