@@ -74,7 +74,10 @@ def main() -> None:
             do_sample=False,
             max_new_tokens=length,
         )
-        contenders = {"generate()": generate, "fast_generate": partial(generate, custom_generate=hf_genai.fast_generate)}
+        contenders = {
+            "generate()": generate,
+            "fast_generate": partial(generate, custom_generate=hf_genai.fast_generate),
+        }
         if with_peer:
             contenders["JoeyNMT"] = partial(joeynmt_search, theirs, data, beams, length)
         outputs = {which: run() for which, run in contenders.items()}

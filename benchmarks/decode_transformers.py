@@ -5,7 +5,7 @@
     OMP_NUM_THREADS=1 python benchmarks/decode_transformers.py --only "gpt d256, greedy, batch 32"
 
 GPT in GPT-2's layout and T5 in T5's: random weights, a prompt or source of 32 tokens, no end token. The script checks
-first that the outputs in float32 are the same token for token. bfloat16 and int8 round, and write slightly other tokens.
+first that the outputs in float32 are the same token for token. Some tokens of bfloat16 and int8 differ.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""What the benchmarks share: options, interleaved timing, peak memory, and tables that say where they were measured."""
+"""Shared by all benchmarks: options, interleaved timing, peak memory, and tables that say where they were measured."""
 
 import argparse
 import importlib
@@ -93,7 +93,9 @@ def timed(run: Callable[[], T], threads: int = 1) -> tuple[float, T]:
     return clock() - start, result
 
 
-def interleaved(contenders: dict[str, Callable[[], T]], options: argparse.Namespace) -> dict[str, list[tuple[float, T]]]:
+def interleaved(
+    contenders: dict[str, Callable[[], T]], options: argparse.Namespace
+) -> dict[str, list[tuple[float, T]]]:
     """Run each contender once a round; return what `timed` returned for each in the measured rounds."""
     results: dict[str, list[tuple[float, T]]] = {name: [] for name in contenders}
     with ExitStack() as stack:
@@ -183,6 +185,17 @@ def print_peak_memory(step: Callable[[], None]) -> None:
     print((int(peak[1]) - int(before[1])) / 1024)
 
 
+def made_up_texts(count: int) -> list[str]:
+    """Return different texts of two sentences each, for smoke runs."""
+    words = ["the", "small", "cat", "sees", "a", "green", "bird", "near", "old", "water", "and", "sleeps", "again"]
+
+    def sentence(number: int) -> str:
+        length, start = 4 + number % 7, number // 7
+        return " ".join(words[(start + index * (1 + start // 13)) % 13] for index in range(length)) + "."
+
+    return [f"{sentence(2 * number)} {sentence(2 * number + 1)}" for number in range(count)]
+
+
 def row(name: str, peer: str, ours: float, theirs: float, target: float | None, unit: str = "ms") -> dict:
     """Return a row of the table; a ratio above 1 means that hf_genai needs less than the peer."""
     ratio = theirs / ours if ours else float("nan")
@@ -261,7 +274,8 @@ def markdown(about: dict[str, str], *runs: list[dict]) -> Iterator[str]:
     for r in runs[0]:
         measured = " | ".join(ratio.get((r["name"], r["peer"]), "-") for ratio in others)
         target = "-" if r["target"] is None else f"{r['target']:.2f}"
-        yield f"| {r['name']} | {r['peer']} | {r['unit']} | {_digits(r['ours'])} | {_digits(r['theirs'])} | {measured} | {target} |"
+        times = f"{_digits(r['ours'])} | {_digits(r['theirs'])}"
+        yield f"| {r['name']} | {r['peer']} | {r['unit']} | {times} | {measured} | {target} |"
 
 
 def _digits(value: float) -> str:

@@ -195,7 +195,7 @@ class OpenNMT(nn.Module):
 
 
 class TutorialLoop(nn.Module):
-    """The translator of tutorials: additive attention, input feeding, one step at a time, keys projected at every step."""
+    """The translator of tutorials: additive attention, input feeding, one step at a time, projecting keys at each."""
 
     def __init__(self, hidden_size: int, vocab_size: int):
         super().__init__()

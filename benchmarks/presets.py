@@ -2,17 +2,17 @@
 
     python benchmarks/presets.py --train prose.train.parquet --valid prose.valid.parquet --seconds 240
 
-Both layouts of a family have about as many parameters, the same batches in the same order, the same optimiser,
-schedule and seed, and no dropout. They take turns, ten steps each, until each has used up its processor seconds; the
-learning rate follows the share of the seconds used, and each of those given is tried with both. Losses, in nats per
-predicted token, are on held-out texts. A masked language model learns from a seventh of its tokens: in short runs it
-leaves the frequencies of single tokens only where it is small.
+Both layouts of a family have about the same number of parameters, the same batches in the same order, the same
+optimizer, schedule and seed, and no dropout. They train alternately, ten steps each, until each has used its processor
+seconds. The learning rate follows the share of the seconds used; the script tries each one that is given with both
+layouts. Losses are in nats per predicted token of held-out texts. A masked language model learns from a seventh of its
+tokens: in a short run only a small one learns more than the frequencies of single tokens.
 """
 
-import argparse
 import itertools
 import json
 import math
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +20,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
+from measure import machine, made_up_texts, parse_options
 
 import hf_genai
 from hf_genai.data import train_tokenizer
@@ -29,8 +30,8 @@ from hf_genai.objectives.masked_lm import MaskedLMCollator
 from hf_genai.objectives.span_corruption import SpanCorruptionCollator, length_before
 from hf_genai.training.optim import make_optimizer
 
-PLAIN = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "activation_dropout_prob": 0.0}
-TURN = 10  # steps
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "activation_dropout_prob": 0.0}
+STEPS = 10  # of one layout before the other one trains
 FAMILIES = {"gpt": "causal", "bert": "masked", "t5": "span corruption"}
 
 
@@ -44,8 +45,13 @@ def read(path: str) -> list[str]:
 
 def make_model(family: str, layout: str, tokenizer, hidden_size: int, length: int) -> torch.nn.Module:
     special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
-    sizes = {"hidden_size": hidden_size, "num_attention_heads": 4, "max_position_embeddings": length}
-    sizes |= {**special, "vocab_size": -(-len(tokenizer) // 64) * 64}
+    sizes = {
+        **special,
+        "vocab_size": -(-len(tokenizer) // 64) * 64,
+        "hidden_size": hidden_size,
+        "num_attention_heads": 4,
+        "max_position_embeddings": length,
+    }
     if family == "t5":
         sizes |= {"encoder_layers": 4, "decoder_layers": 4, "decoder_start_token_id": tokenizer.pad_token_id}
         config_class, model_class = hf_genai.GenaiT5Config, hf_genai.GenaiT5ForConditionalGeneration
@@ -57,12 +63,12 @@ def make_model(family: str, layout: str, tokenizer, hidden_size: int, length: in
         sizes |= {"num_hidden_layers": 4}
     torch.manual_seed(0)
     if layout == "classic":
-        return model_class(config_class.classic(**{**sizes, **PLAIN}))
+        return model_class(config_class.classic(**sizes, **NO_DROPOUT))
     return model_class(config_class(**sizes))
 
 
 def make_batches(family: str, rows: Dataset, tokenizer, batch_size: int):
-    """Yield batches for ever, in an order and with draws that depend on nothing but the seed."""
+    """Yield batches without end; order and random draws depend on the seed only."""
     collate = {
         "gpt": CausalLMCollator(tokenizer.pad_token_id),
         "bert": MaskedLMCollator(tokenizer),
@@ -72,7 +78,7 @@ def make_batches(family: str, rows: Dataset, tokenizer, batch_size: int):
     while True:
         order = torch.randperm(len(rows), generator=generator).tolist()
         for start in range(0, len(order) - batch_size + 1, batch_size):
-            examples = [rows[place] for place in order[start : start + batch_size]]
+            examples = [rows[index] for index in order[start : start + batch_size]]
             if family == "t5":
                 examples = [{"input_ids": example["input_ids"]} for example in examples]
             state = torch.get_rng_state()
@@ -84,15 +90,15 @@ def make_batches(family: str, rows: Dataset, tokenizer, batch_size: int):
 
 
 class Run:
-    """One model on its way."""
+    """The training of one model."""
 
     def __init__(self, model: torch.nn.Module, batches: Iterator[dict], seconds: float, learning_rate: float):
         self.model, self.batches = model.train(), batches
         self.optimizer = make_optimizer(self.model, learning_rate=0.0)
         self.seconds, self.learning_rate, self.used, self.steps = seconds, learning_rate, 0.0, 0
 
-    def take_turn(self) -> None:
-        for _ in range(TURN):
+    def train_steps(self) -> None:
+        for _ in range(STEPS):
             batch = next(self.batches)
             share = min(self.used / self.seconds, 1.0)
             warm = min(share / 0.05, 1.0) if share < 0.05 else 1.0
@@ -118,57 +124,75 @@ class Run:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", required=True, help="texts: parquet with a column text, or plain text")
-    parser.add_argument("--valid", required=True)
-    parser.add_argument("--seconds", type=float, default=240, help="processor seconds of training for each model")
-    parser.add_argument("--learning_rates", type=float, nargs="+", default=[1e-3], help="tried one after the other")
-    parser.add_argument("--vocab_size", type=int, default=8192)
-    parser.add_argument("--hidden_size", type=int, default=256)
-    parser.add_argument("--length", type=int, default=128, help="tokens a row")
-    parser.add_argument("--batch_size", type=int, default=8, help="rows")
-    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
-    parser.add_argument("--out", help="write the figures to this file, as JSON")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    options = parse_options(
+        __doc__,
+        train={"help": "texts: parquet with a column text, or plain text with empty lines between texts"},
+        valid={"help": "held-out texts"},
+        seconds={"type": float, "default": 240, "help": "processor seconds of training for each model"},
+        learning_rates={"type": float, "nargs": "+", "default": [1e-3], "help": "tried one after the other"},
+        vocab_size={"type": int, "default": 8192},
+        hidden_size={"type": int, "default": 256},
+        length={"type": int, "default": 128, "help": "tokens a row"},
+        batch_size={"type": int, "default": 8, "help": "rows"},
+        families={"nargs": "+", "default": list(FAMILIES), "choices": list(FAMILIES)},
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        if options.smoke:
+            options.train = options.valid = str(Path(folder, "texts.txt"))
+            Path(options.train).write_text("\n\n".join(made_up_texts(200)), "utf-8")
+            options.vocab_size, options.hidden_size, options.length, options.seconds = 512, 16, 16, 0.01
+        if not options.train or not options.valid:
+            raise SystemExit("--train and --valid must be given")
+        results = compare_layouts(options)
+    if options.json:
+        options.json.write_text(json.dumps({"machine": machine(options), "rows": results}, indent=1) + "\n")
 
-    texts = {name: read(getattr(arguments, name)) for name in ("train", "valid")}
-    tokenizer = train_tokenizer(texts["train"], vocab_size=arguments.vocab_size - 101)
+
+def compare_layouts(options) -> list[dict]:
+    """Train both layouts of each family with each learning rate; print and return their losses."""
+    texts = {name: read(getattr(options, name)) for name in ("train", "valid")}
+    tokenizer = train_tokenizer(texts["train"], vocab_size=options.vocab_size - 101)
     tokenizer.add_special_tokens({"mask_token": "<mask>"})
     tokenizer.add_tokens([f"<extra_id_{number}>" for number in range(100)], special_tokens=True)
     ids = {
-        name: Dataset.from_dict({"input_ids": tokenizer(own, verbose=False)["input_ids"]})
-        for name, own in texts.items()
+        name: Dataset.from_dict({"input_ids": tokenizer(split, verbose=False)["input_ids"]})
+        for name, split in texts.items()
     }
     results = []
-    for family, learning_rate in itertools.product(arguments.families, arguments.learning_rates):
-        length, size = arguments.length, arguments.batch_size
-        rows = {name: pack(own, length if family != "t5" else length_before(length))[0] for name, own in ids.items()}
+    for family, learning_rate in itertools.product(options.families, options.learning_rates):
+        length, size = options.length, options.batch_size
+        packed = length if family != "t5" else length_before(length)
+        rows = {name: pack(split, packed)[0] for name, split in ids.items()}
         runs = {
             layout: Run(
-                make_model(family, layout, tokenizer, arguments.hidden_size, length),
+                make_model(family, layout, tokenizer, options.hidden_size, length),
                 make_batches(family, rows["train"], tokenizer, size),
-                *(arguments.seconds, learning_rate),
+                options.seconds,
+                learning_rate,
             )
             for layout in ("classic", "modern")
         }
         while any(run.used < run.seconds for run in runs.values()):
             for run in runs.values():
                 if run.used < run.seconds:
-                    run.take_turn()
+                    run.train_steps()
         for layout, run in runs.items():
             held_out = make_batches(family, rows["valid"], tokenizer, size)
             loss = run.evaluate(held_out, max(len(rows["valid"]) // size, 1))
             results.append(
                 {
-                    **{"family": family, "objective": FAMILIES[family], "layout": layout, "steps": run.steps},
-                    **{"parameters": run.model.num_parameters(), "learning_rate": learning_rate},
-                    **{"seconds": round(run.used, 1), "loss": round(loss, 4)},
+                    "family": family,
+                    "objective": FAMILIES[family],
+                    "layout": layout,
+                    "steps": run.steps,
+                    "parameters": run.model.num_parameters(),
+                    "learning_rate": learning_rate,
+                    "seconds": round(run.used, 1),
+                    "loss": round(loss, 4),
                 }
             )
             print(results[-1], flush=True)
-    if arguments.out:
-        Path(arguments.out).write_text(json.dumps(results, indent=1))
+    return results
 
 
 if __name__ == "__main__":

@@ -127,8 +127,10 @@ def main() -> None:
         if "fed" in contenders and "JoeyNMT" in contenders:
             check_equal(*contenders["fed"][:2], *contenders["JoeyNMT"][:2], numbers[0])
         seconds = medians({name: step for name, (_, _, step) in contenders.items()}, options)
-        rows += [row(name, peer, 1e3 * seconds[ours], 1e3 * seconds[peer], target) for name, ours, peer, target in pairs]
-        for ours in ("fed", "unfed"):
+        rows += [
+            row(name, peer, 1e3 * seconds[ours], 1e3 * seconds[peer], target) for name, ours, peer, target in pairs
+        ]
+        for ours in ("fed",) if options.smoke else ("fed", "unfed"):
             if options.only in f"memory {ours} {size}" and "JoeyNMT" not in left_out:
                 memory = [peak_memory(__file__, which, *map(str, numbers)) for which in (ours, "JoeyNMT")]
                 rows.append(row(f"memory {ours} {size}", "JoeyNMT", *memory, target=1.0, unit="MB"))

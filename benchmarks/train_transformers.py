@@ -42,11 +42,11 @@ SHAPES = {
     "v8192 batch 128": (Sizes(batch=128), ("t5 dropout",)),
 }
 SMOKE_SHAPES = {"v64": (Sizes(vocab_size=64, batch=4, length=8, hidden_size=16, layers=1, heads=2), FAMILIES)}
-MEMORY = {  # name -> vocabulary, rows, tokens a row, targets of head and step
-    "8x1024 v32000": (32000, 8, 1024, None, 3.0),
-    "8x1024 v50000": (50000, 8, 1024, 20.0, 4.0),
+MEMORY = {  # name -> (vocabulary, rows, tokens a row), target of each of STEPS
+    "8x1024 v32000": ((32000, 8, 1024), {"head": None, "step": 3.0}),
+    "8x1024 v50000": ((50000, 8, 1024), {"head": 20.0, "step": 4.0}),
 }
-SMOKE_MEMORY = {"2x8 v64": (64, 2, 8, None, None)}
+SMOKE_MEMORY = {"2x8 v64": ((64, 2, 8), {"head": None})}
 # peer of a case -> the least ratio that the library is to reach; others: no more than 3 % behind
 TARGETS = {
     "transformers GPT-2": 1.2,
@@ -255,8 +255,8 @@ STEPS = {"head": head_step, "step": model_step}
 
 def measure_memory(options) -> list[dict]:
     rows = []
-    for shape, (*numbers, head_target, step_target) in (SMOKE_MEMORY if options.smoke else MEMORY).items():
-        for part, target in (("head", head_target), ("step", step_target)):
+    for shape, (numbers, targets) in (SMOKE_MEMORY if options.smoke else MEMORY).items():
+        for part, target in targets.items():
             name, peer = f"{part} {shape}", "all logits" if part == "head" else "transformers GPT-2"
             if options.only in f"memory {name}":
                 arguments = [str(number) for number in numbers]
