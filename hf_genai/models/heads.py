@@ -1,25 +1,36 @@
-"""What stands on top of a model: the scores over a vocabulary with their loss, and the checks of labels.
+"""The heads on top of the base models: what the families' heads share, their losses, and the checks of labels.
+
+A family's head names its base model and its arguments (`head_of`), builds its layers, and says how it reads the base
+model's outputs. Its `forward` stands here.
 
 Shapes: B batch, T length, D hidden size, V vocabulary.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import fields
 from functools import wraps
 from inspect import signature
-from typing import Any
+from typing import Any, ClassVar, TypeVar, Unpack
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin
-from transformers.cache_utils import Cache
-from transformers.utils import TransformersKwargs, is_tracing
+from transformers.modeling_outputs import (
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+from transformers.utils import ModelOutput, TransformersKwargs, is_tracing
 from transformers.utils.generic import can_return_tuple
 
 from .base import (
     CACHE_NAME,
     OLD_NAME,
+    CausalLMOutputWithCrossAttentions,
+    GenaiPreTrainedModel,
     GenerationHooks,
+    Seq2SeqLMOutput,
     StepInputs,
     as_read,
     cache_of,
@@ -29,25 +40,49 @@ from .base import (
     known_keywords,
     readable,
     renamed,
+    shift_tokens_right,
     weight_and_bias,
 )
 from .linear_cross_entropy import cross_entropy, linear_cross_entropy
-from .matmul import Linear, is_hooked
-from .token_step import step_of
+from .matmul import is_hooked
+
+Head = TypeVar("Head", bound=type)
 
 
-def head_forward(forward: Callable) -> Callable:
-    """As transformers' `can_return_tuple`, for a head that hands its kwargs on to a base model.
+def head_of(base_model: type, *names: str) -> Callable[[Head], Head]:
+    """Give a head's class the arguments `names` of its `forward`, in this order, by position or by keyword.
 
-    Its outputs come by name, also where `config.return_dict=False` makes a tuple of what the head itself returns.
+    The `forward` that several heads share takes keywords: its own arguments, and in its kwargs all others, which it
+    hands on to the base model (`self.model`). Trainer, PEFT, torch.export and others read the arguments from the
+    signature of `forward`; so this decorator composes that signature. An argument that the shared `forward` does not
+    name is declared as in the `forward` of `base_model`.
+
+    The outputs of the base model have names, also where `config.return_dict=False` makes a tuple of the head's.
     """
 
-    @can_return_tuple
-    @wraps(forward)
-    def with_named_outputs(self, *args, **kwargs):
-        return forward(self, *args, **kwargs, return_dict=True)
+    def decorate(head: Head) -> Head:
+        shared, own = head.forward, signature(head.forward)  # type: ignore[attr-defined]
+        arguments = {**signature(base_model.forward).parameters, **own.parameters}  # type: ignore[attr-defined]
 
-    return known_keywords(with_named_outputs, hands_on=True)
+        @can_return_tuple
+        @wraps(shared)
+        def forward(self, *args, **kwargs):
+            if len(args) > len(names):
+                raise TypeError(f"forward() takes {len(names)} positional arguments, but {len(args)} were given")
+            return shared(self, **dict(zip(names, args, strict=False)), **kwargs, return_dict=True)
+
+        order = ("self", *names, "kwargs")
+        forward.__signature__ = own.replace(parameters=[arguments[name] for name in order])
+        head.forward = known_keywords(forward, hands_on=True)  # type: ignore[attr-defined]
+        return head
+
+    return decorate
+
+
+def output_of(output_class: type[ModelOutput], outputs: ModelOutput, **values: Tensor | None) -> Any:
+    """Return an output of a head: the values, and those of the base model's outputs that the class has a field for."""
+    names = {field.name for field in fields(output_class)}
+    return output_class(**{name: value for name, value in outputs.items() if name in names}, **values)
 
 
 class LanguageModelKwargs(TransformersKwargs, total=False):
@@ -66,9 +101,10 @@ class LanguageModelKwargs(TransformersKwargs, total=False):
     label_smoothing: float
 
 
-def loss_options(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Take out of the kwargs of a `forward` what is for the loss alone."""
-    return {name: kwargs.pop(name) for name in ("num_items_in_batch", "label_smoothing") if name in kwargs}
+def split_kwargs(kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the keyword arguments of a head that are for its base model, and those that are for its loss alone."""
+    inputs = dict(kwargs)
+    return inputs, {name: inputs.pop(name) for name in ("num_items_in_batch", "label_smoothing") if name in inputs}
 
 
 class MeanOverRows:
@@ -201,16 +237,12 @@ class GenaiGenerationMixin(GenerationHooks, GenerationMixin):
                 past.prompt_in_parts = True
 
 
-class LanguageModelHead:
-    """For a `PreTrainedModel` with an `lm_head`: logits and loss, the one without the other where that is cheaper."""
+class LanguageModelHead(GenaiPreTrainedModel):
+    """Before a `PreTrainedModel` with an `lm_head`: logits and loss, one without the other where that is cheaper."""
 
     lm_head: nn.Module
     # `forward` takes label_smoothing
     smooths_labels = True
-    # of the PreTrainedModel that this is mixed into
-    config: Any
-    training: bool
-    loss_function: Callable
 
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
@@ -218,15 +250,12 @@ class LanguageModelHead:
     def set_output_embeddings(self, value: nn.Module) -> None:
         self.lm_head = value
 
-    def score(self, hidden: Tensor, past: Cache | None) -> Tensor:
-        """Return the logits (B, T, V) of (B, T, D)."""
-        step = step_of(past) if hidden.shape[1] == 1 and type(self.lm_head) is Linear else None
-        if step is None or is_hooked(self.lm_head) or torch.is_grad_enabled():
-            return self.lm_head(hidden)
-        return step.score(hidden[:, 0], self.lm_head).unsqueeze(1)
+    def transform(self, hidden: Tensor) -> Tensor:
+        """Return what `lm_head` reads (B, T, D), made of the base model's hidden states (B, T, D)."""
+        return hidden
 
     def skips_logits(self, labels: Tensor | None, skip_logits: bool | None) -> bool:
-        """Whether the loss is returned without the logits; see `predict`."""
+        """Return whether `forward` returns the loss without the logits; see `predict`."""
         return labels is not None and (self.training if skip_logits is None else skip_logits)
 
     def predict(
@@ -236,16 +265,15 @@ class LanguageModelHead:
         skip_logits: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         label_smoothing: float = 0.0,
-        past: Cache | None = None,
         **kwargs,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return the loss in nats per token (None without labels) and the logits (B, T, V), or None where skipped.
 
         Args:
-            hidden: (B, T, D), ready to be scored.
-            labels: (B, T), the token to predict at each place; -100 where there is none.
-            skip_logits: None: in training with labels, where all the logits at once would be the largest tensor by
-                far.
+            hidden: (B, T, D), the input of `lm_head`.
+            labels: (B, T), the token to predict at each position; -100 where there is none.
+            skip_logits: None: in training with labels, where the logits of all positions would be the largest tensor
+                by far.
         """
         if skip_logits and labels is None:
             raise ValueError("skip_logits=True needs labels: without logits and loss there is nothing to return")
@@ -254,7 +282,7 @@ class LanguageModelHead:
             raise ValueError(f"labels must be (batch, length) = {tuple(hidden.shape[:-1])}, not {tuple(labels.shape)}")
         every = isinstance(logits_to_keep, int) and logits_to_keep == 0
         loss = None
-        if labels is not None and (skip_logits or label_smoothing or not every):  # the loss counts all places
+        if labels is not None and (skip_logits or label_smoothing or not every):  # the loss counts all positions
             items = kwargs.get("num_items_in_batch")
             how = {"label_smoothing": label_smoothing, "num_items_in_batch": items}
             split = any(hasattr(parameter, "device_mesh") for parameter in self.lm_head.parameters())
@@ -269,14 +297,187 @@ class LanguageModelHead:
                 return loss, None
         if not every:
             hidden = hidden[:, slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep, :]
-        logits = self.score(hidden, past)
+        logits = self.lm_head(hidden)
         if labels is not None and loss is None:
-            # the loss of causal models reads shift_labels, the others' labels: both are in place already
+            # the loss of causal models reads shift_labels, the others' labels: both are in position already
             labels = labels.contiguous()
             loss = self.loss_function(
                 logits=logits, labels=labels, shift_labels=labels, vocab_size=self.config.vocab_size, **kwargs
             )
         return loss, logits
+
+
+class CausalLanguageModelHead(LanguageModelHead):
+    """Each next token of a text."""
+
+    def forward(
+        self,
+        labels: torch.LongTensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        skip_logits: bool | None = None,
+        **kwargs: Unpack[LanguageModelKwargs],
+    ) -> CausalLMOutputWithCrossAttentions:
+        """Predict each next token of (B, T) ids.
+
+        Args:
+            labels: (B, T), usually the input_ids themselves, shifted here; -100 where none is to be predicted.
+            logits_to_keep: number of positions at the end, or indices of positions, to return logits of. 0: all.
+            skip_logits: return the loss without the logits, which are then never all in memory. None: in training,
+                yes.
+            kwargs: arguments of the base model; also shift_labels and label_smoothing, see `LanguageModelKwargs`.
+        """
+        shift_labels = next_labels(labels, kwargs.pop("shift_labels", None), self.config.vocab_size)
+        inputs, options = split_kwargs(kwargs)
+        if self.training and shift_labels is not None:
+            inputs["use_cache"] = False
+        outputs = self.model(**inputs)
+        hidden = self.transform(outputs.last_hidden_state)
+        loss, logits = self.predict(hidden, shift_labels, skip_logits, logits_to_keep, **options)
+        return output_of(CausalLMOutputWithCrossAttentions, outputs, loss=loss, logits=logits)
+
+
+class Seq2SeqLanguageModelHead(LanguageModelHead):
+    """Text in, text out."""
+
+    def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
+        """Return decoder_input_ids (B, T): labels (B, T) shifted right."""
+        return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
+
+    def target_mask(self, labels: Tensor) -> Tensor | None:
+        """Return a decoder_attention_mask (B, T) for labels (B, T) whose logits are skipped, or None."""
+        return None
+
+    def forward(
+        self,
+        labels: torch.LongTensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        skip_logits: bool | None = None,
+        **kwargs: Unpack[LanguageModelKwargs],
+    ) -> Seq2SeqLMOutput:
+        """Predict each next token of the target (B, T).
+
+        Args:
+            labels: (B, T) target ids, -100 where none is to be predicted; the decoder's input is made from them
+                (shifted right) unless it is given.
+            logits_to_keep: number of positions at the end, or indices of positions, to return logits of. 0: all.
+            skip_logits: return the loss without the logits, which are then never all in memory. None: in training,
+                yes.
+            kwargs: arguments of the base model; also label_smoothing, see `LanguageModelKwargs`.
+        """
+        inputs, options = split_kwargs(kwargs)
+        if labels is not None:
+            check_labels(labels, self.config.vocab_size)
+            if inputs.get("decoder_input_ids") is None and inputs.get("decoder_inputs_embeds") is None:
+                inputs["decoder_input_ids"] = self.prepare_decoder_input_ids_from_labels(labels)
+                if inputs.get("decoder_attention_mask") is None and self.skips_logits(labels, skip_logits):
+                    inputs["decoder_attention_mask"] = self.target_mask(labels)
+            if self.training:
+                inputs["use_cache"] = False
+        outputs = self.model(**inputs)
+        hidden = self.transform(outputs.last_hidden_state)
+        loss, logits = self.predict(hidden, labels, skip_logits, logits_to_keep, **options)
+        return output_of(Seq2SeqLMOutput, outputs, loss=loss, logits=logits)
+
+
+class SequenceClassificationHead(MeanOverRows, GenaiPreTrainedModel):
+    """A label, several labels or a number for a whole text (`config.problem_type`)."""
+
+    output_class: ClassVar[type[ModelOutput]] = SequenceClassifierOutput
+    base_keywords: ClassVar[dict[str, bool]] = {}  # keywords for the base model, unless the caller gives others
+
+    def classify(self, outputs: Any, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
+        """Return logits (B, num_labels), made of the base model's outputs and its inputs (B, T)."""
+        raise NotImplementedError
+
+    def forward(self, labels: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]) -> Any:
+        """Return logits (B, num_labels).
+
+        Args:
+            labels: (B,), the classes, or (B, num_labels), for several labels or numbers.
+            kwargs: arguments of the base model.
+        """
+        inputs, options = split_kwargs({**self.base_keywords, **kwargs})
+        if labels is not None:
+            inputs["use_cache"] = False
+        outputs = self.model(**inputs)
+        logits = self.classify(outputs, inputs.get("input_ids"), inputs.get("attention_mask"))
+        loss = None if labels is None else classification_loss(self, logits, labels, **options)
+        return output_of(self.output_class, outputs, loss=loss, logits=logits)
+
+
+class TokenClassificationHead(GenaiPreTrainedModel):
+    """A label for each token."""
+
+    base_keywords: ClassVar[dict[str, bool]] = {"use_cache": False}
+
+    def __init__(self, config: Any, model: nn.Module, hidden_size: int, dropout: float):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = model
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self, labels: torch.LongTensor | None = None, **kwargs: Unpack[TransformersKwargs]
+    ) -> TokenClassifierOutput:
+        """Return logits (B, T, num_labels).
+
+        Args:
+            labels: (B, T), 0 to num_labels - 1; -100 where none is to be predicted.
+            kwargs: arguments of the base model.
+        """
+        inputs, options = split_kwargs({**self.base_keywords, **kwargs})
+        outputs = self.model(**inputs)
+        logits = self.classifier(self.dropout(outputs.last_hidden_state))
+        loss = None
+        if labels is not None:
+            check_classes(labels, self.num_labels, tuple(logits.shape[:2]))
+            loss = self.loss_function(logits, labels, self.config, **options)
+        return output_of(TokenClassifierOutput, outputs, loss=loss, logits=logits)
+
+
+class QuestionAnsweringHead(MeanOverRows, GenaiPreTrainedModel):
+    """The positions in a text where the answer begins and ends."""
+
+    output_class: ClassVar[type[ModelOutput]] = QuestionAnsweringModelOutput
+    # the loss is a softmax over all positions, padding included: so the layers compute padding, too
+    base_keywords: ClassVar[dict[str, bool]] = {"use_cache": False, "unpad": False}
+
+    def __init__(self, config: Any, model: nn.Module):
+        super().__init__(config)
+        self.model = model
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    def forward(
+        self,
+        start_positions: torch.LongTensor | None = None,
+        end_positions: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> Any:
+        """Return start_logits and end_logits (B, T).
+
+        Args:
+            start_positions: (B,), as end_positions; positions outside the text do not count in the loss.
+            kwargs: arguments of the base model.
+        """
+        inputs, _ = split_kwargs({**self.base_keywords, **kwargs})
+        if start_positions is not None:
+            inputs["use_cache"] = False
+        outputs = self.model(**inputs)
+        start, end = self.qa_outputs(outputs.last_hidden_state).unbind(-1)  # (B, T) each
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = span_loss(start, end, start_positions, end_positions)
+        return output_of(self.output_class, outputs, loss=loss, start_logits=start, end_logits=end)
+
+
+def last_vectors(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return the vector (B, D) of the last position of each row of hidden (B, T, D) where mask (B, T) is not 0."""
+    last = (torch.arange(mask.shape[1], device=mask.device) * (mask != 0)).argmax(1)  # (B,)
+    # len() would fix the size in an exported graph
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
 
 
 def shift_labels_left(labels: Tensor) -> Tensor:

@@ -9,43 +9,40 @@ in bert_stack.py, its layers in transformer_stack.py and blocks.py.
 
 import copy
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
-from transformers.modeling_outputs import (
-    MaskedLMOutput,
-    MultipleChoiceModelOutput,
-    NextSentencePredictorOutput,
-    QuestionAnsweringModelOutput,
-    SequenceClassifierOutput,
-    TokenClassifierOutput,
-)
+from transformers.modeling_outputs import MaskedLMOutput, MultipleChoiceModelOutput, NextSentencePredictorOutput
 from transformers.utils import ModelOutput, TransformersKwargs
 
-from .base import CausalLMOutputWithCrossAttentions, cache_field, readable
+from .base import readable
 from .bert_stack import BertStack, GenaiBertPredictionHead, GenaiBertPreTrainedModel
 from .configuration_bert import GenaiBertConfig
 from .heads import (
+    CausalLanguageModelHead,
     GenaiGenerationMixin,
     LanguageModelHead,
     LanguageModelKwargs,
     MeanOverRows,
-    check_classes,
+    QuestionAnsweringHead,
+    SequenceClassificationHead,
+    TokenClassificationHead,
     check_labels,
     choice_loss,
-    classification_loss,
-    head_forward,
-    loss_options,
-    next_labels,
-    span_loss,
+    head_of,
+    output_of,
+    split_kwargs,
 )
-from .matmul import Linear
 
 
 class GenaiBertModel(BertStack):
     """The encoder without a head or, causal (`is_decoder`), the decoder."""
+
+
+TEXT = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
+SOURCE = ("encoder_hidden_states", "encoder_attention_mask")
+LOGITS = ("logits_to_keep", "skip_logits")
 
 
 class GenaiBertLanguageModel(LanguageModelHead, GenaiBertPreTrainedModel):
@@ -55,18 +52,19 @@ class GenaiBertLanguageModel(LanguageModelHead, GenaiBertPreTrainedModel):
     _tp_plan = {"lm_head": "colwise_gather_output"}
     _fsdp_plan = {"lm_head": "keep_full_weight"}
 
-    def __init__(self, config: GenaiBertConfig, pooled: bool = False, causal: bool = False):
+    def __init__(self, config: GenaiBertConfig, pooled: bool = False):
         super().__init__(config)
-        if not causal:
-            self.refuse_causal()
         self.model = GenaiBertModel(config, add_pooling_layer=pooled)
         self.prediction = GenaiBertPredictionHead(config)
-        self.lm_head = Linear(config.hidden_size, config.vocab_size)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+
+    def transform(self, hidden: Tensor) -> Tensor:
+        return self.prediction(hidden)
 
     def predict_masked(
         self, hidden: Tensor, labels: Tensor | None, skip_logits: bool | None, **kwargs
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Return loss and logits (B, T, V) of the tokens at the places of hidden (B, T, D), as `predict` does."""
+        """Return loss and logits (B, T, V), as `predict` does, of the base model's hidden states (B, T, D)."""
         if labels is not None:
             check_labels(labels, self.config.vocab_size)
             if labels.shape != hidden.shape[:2]:
@@ -76,46 +74,41 @@ class GenaiBertLanguageModel(LanguageModelHead, GenaiBertPreTrainedModel):
             if self.skips_logits(labels, skip_logits) and readable(labels):
                 masked = labels != -100
                 hidden, labels = hidden[masked], labels[masked]  # (N, D), (N,)
-        return self.predict(self.prediction(hidden), labels, skip_logits, **kwargs)
+        return self.predict(self.transform(hidden), labels, skip_logits, **kwargs)
 
 
+@head_of(GenaiBertModel, *TEXT, "labels", "skip_logits")
 class GenaiBertForMaskedLM(GenaiBertLanguageModel):
     """The words that were masked out of a text."""
 
     def __init__(self, config: GenaiBertConfig):
         super().__init__(config)
+        self.refuse_causal()
         self.post_init()
 
-    @head_forward
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: Tensor | None = None,
         labels: torch.LongTensor | None = None,
         skip_logits: bool | None = None,
         **kwargs: Unpack[LanguageModelKwargs],
     ) -> MaskedLMOutput:
-        """Predict the token at each place of (B, T) ids.
+        """Predict the token at each position of (B, T) ids.
 
         Args:
             labels: (B, T), -100 where none is to be predicted.
-            skip_logits: return the loss without the logits, and work only where there is a label. None: in training,
-                yes.
-            kwargs: also label_smoothing, see `LanguageModelKwargs`.
+            skip_logits: return the loss without the logits, and score only the positions with a label. None: in
+                training, yes.
+            kwargs: arguments of the base model; also label_smoothing, see `LanguageModelKwargs`.
         """
-        options = loss_options(kwargs)
-        wanted = labels != -100 if self.skips_logits(labels, skip_logits) else None
-        outputs = self.model(
-            *(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds), wanted=wanted, **kwargs
-        )
+        inputs, options = split_kwargs(kwargs)
+        selected = labels != -100 if self.skips_logits(labels, skip_logits) else None
+        outputs = self.model(**inputs, wanted=selected)
         loss, logits = self.predict_masked(outputs.last_hidden_state, labels, skip_logits, **options)
-        return MaskedLMOutput(loss, logits, outputs.hidden_states, outputs.attentions)
+        return output_of(MaskedLMOutput, outputs, loss=loss, logits=logits)
 
 
-class GenaiBertForCausalLM(GenaiBertLanguageModel, GenaiGenerationMixin):
+@head_of(GenaiBertModel, *TEXT, *SOURCE, "labels", "cache", "use_cache", *LOGITS)
+class GenaiBertForCausalLM(CausalLanguageModelHead, GenaiBertLanguageModel, GenaiGenerationMixin):
     """Each next token of a text, alone or, with `add_cross_attention`, as the decoder of an `EncoderDecoderModel`.
 
     It looks back only, whatever the configuration says: the model's own says is_decoder=True.
@@ -127,45 +120,12 @@ class GenaiBertForCausalLM(GenaiBertLanguageModel, GenaiGenerationMixin):
         if not config.is_decoder:
             config = copy.deepcopy(config)
             config.is_decoder = True
-        super().__init__(config, causal=True)
+        super().__init__(config)
         self.post_init()
 
     @property
     def first_position(self) -> int:  # generate() counts from 0
         return self.config.position_offset
-
-    @head_forward
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,
-        encoder_attention_mask: Tensor | None = None,
-        labels: torch.LongTensor | None = None,
-        cache: Cache | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int | Tensor = 0,
-        skip_logits: bool | None = None,
-        **kwargs: Unpack[LanguageModelKwargs],
-    ) -> CausalLMOutputWithCrossAttentions:
-        """Predict each next token of (B, T) ids; labels, source and cache are as those of `GenaiGPTForCausalLM`."""
-        shift_labels = next_labels(labels, kwargs.pop("shift_labels", None), self.config.vocab_size)
-        options = loss_options(kwargs)
-        outputs = self.model(
-            *(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds),
-            *(encoder_hidden_states, encoder_attention_mask, cache),
-            use_cache=False if self.training and shift_labels is not None else use_cache,
-            **kwargs,
-        )
-        hidden = self.prediction(outputs.last_hidden_state)
-        loss, logits = self.predict(hidden, shift_labels, skip_logits, logits_to_keep, past=outputs.cache, **options)
-        more = {"attentions": outputs.attentions, "cross_attentions": outputs.cross_attentions}
-        return CausalLMOutputWithCrossAttentions(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, **more, **cache_field(outputs.cache)
-        )
 
 
 @dataclass
@@ -179,6 +139,7 @@ class GenaiBertForPreTrainingOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
+@head_of(GenaiBertModel, *TEXT, "labels", "next_sentence_label", "skip_logits")
 class GenaiBertForPreTraining(MeanOverRows, GenaiBertLanguageModel):
     """The words that were masked out of two sentences, and whether the second follows the first.
 
@@ -187,17 +148,12 @@ class GenaiBertForPreTraining(MeanOverRows, GenaiBertLanguageModel):
 
     def __init__(self, config: GenaiBertConfig):
         super().__init__(config, pooled=True)
+        self.refuse_causal()
         self.seq_relationship = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
-    @head_forward
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: Tensor | None = None,
         labels: torch.LongTensor | None = None,
         next_sentence_label: torch.LongTensor | None = None,
         skip_logits: bool | None = None,
@@ -208,147 +164,94 @@ class GenaiBertForPreTraining(MeanOverRows, GenaiBertLanguageModel):
         Args:
             labels: (B, T), as `GenaiBertForMaskedLM` has them, skip_logits too.
             next_sentence_label: (B,), 0 where the second sentence follows the first, 1 where it does not.
+            kwargs: arguments of the base model; also label_smoothing, see `LanguageModelKwargs`.
         """
-        options = loss_options(kwargs)
-        outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
-        masked_loss, prediction_logits = self.predict_masked(outputs.last_hidden_state, labels, skip_logits, **options)
+        inputs, options = split_kwargs(kwargs)
+        outputs = self.model(**inputs)
+        masked_loss, logits = self.predict_masked(outputs.last_hidden_state, labels, skip_logits, **options)
         relation = self.seq_relationship(outputs.pooler_output)
         losses = [masked_loss, None if next_sentence_label is None else choice_loss(relation, next_sentence_label)]
         losses = [loss for loss in losses if loss is not None]
-        loss = torch.stack(losses).sum() if losses else None
-        return GenaiBertForPreTrainingOutput(
-            *(loss, prediction_logits, relation), outputs.hidden_states, outputs.attentions
+        return output_of(
+            GenaiBertForPreTrainingOutput,
+            outputs,
+            loss=torch.stack(losses).sum() if losses else None,
+            prediction_logits=logits,
+            seq_relationship_logits=relation,
         )
 
 
 class GenaiBertClassifier(GenaiBertPreTrainedModel):
-    """What the classifiers share: the encoder, and a linear head."""
+    """What the heads share that read the vector of a whole text: the base model with its pooler, and a linear map."""
 
-    def __init__(self, config: GenaiBertConfig, num_outputs: int, pooled: bool):
+    def __init__(self, config: GenaiBertConfig, num_outputs: int):
         super().__init__(config)
-        if pooled:
-            self.refuse_causal()
+        self.refuse_causal()
         self.num_labels = config.num_labels
-        self.model = GenaiBertModel(config, add_pooling_layer=pooled)
+        self.model = GenaiBertModel(config)
         self.dropout = nn.Dropout(config.head_dropout_prob)
         self.classifier = nn.Linear(config.hidden_size, num_outputs)
         self.post_init()
 
 
-class GenaiBertForSequenceClassification(MeanOverRows, GenaiBertClassifier):
+@head_of(GenaiBertModel, *TEXT, "labels")
+class GenaiBertForSequenceClassification(SequenceClassificationHead, GenaiBertClassifier):
     """A label, several labels or a number for the whole text (`config.problem_type`)."""
 
+    base_keywords = {"unpad": True}  # nothing is read at the positions of padding
+
     def __init__(self, config: GenaiBertConfig):
-        super().__init__(config, config.num_labels, pooled=True)
+        super().__init__(config, config.num_labels)
 
-    @head_forward
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> SequenceClassifierOutput:
-        """Return logits (B, num_labels)."""
-        kwargs.setdefault("unpad", True)  # of padding nothing is read
-        outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
-        logits = self.classifier(self.dropout(outputs.pooler_output))
-        loss = None if labels is None else classification_loss(self, logits, labels)
-        return SequenceClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
+    def classify(self, outputs: Any, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
+        return self.classifier(self.dropout(outputs.pooler_output))
 
 
-class GenaiBertForTokenClassification(GenaiBertClassifier):
+@head_of(GenaiBertModel, *TEXT, "labels")
+class GenaiBertForTokenClassification(TokenClassificationHead, GenaiBertPreTrainedModel):
     """A label for each token."""
 
     def __init__(self, config: GenaiBertConfig):
-        super().__init__(config, config.num_labels, pooled=False)
-
-    @head_forward
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: torch.LongTensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> TokenClassifierOutput:
-        """Return logits (B, T, num_labels); labels (B, T) are -100 where none is to be predicted."""
-        items = {"num_items_in_batch": kwargs.pop("num_items_in_batch", None)}
-        outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
-        logits = self.classifier(self.dropout(outputs.last_hidden_state))
-        loss = None
-        if labels is not None:
-            check_classes(labels, self.num_labels, tuple(logits.shape[:2]))
-            loss = self.loss_function(logits, labels, self.config, **items)
-        return TokenClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
+        model = GenaiBertModel(config, add_pooling_layer=False)
+        super().__init__(config, model, hidden_size=config.hidden_size, dropout=config.head_dropout_prob)
 
 
-class GenaiBertForQuestionAnswering(MeanOverRows, GenaiBertPreTrainedModel):
-    """Where in a text the answer begins and ends."""
+@head_of(GenaiBertModel, *TEXT, "start_positions", "end_positions")
+class GenaiBertForQuestionAnswering(QuestionAnsweringHead, GenaiBertPreTrainedModel):
+    """The positions in a text where the answer begins and ends."""
 
     def __init__(self, config: GenaiBertConfig):
-        super().__init__(config)
-        self.model = GenaiBertModel(config, add_pooling_layer=False)
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
-        self.post_init()
-
-    @head_forward
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        start_positions: torch.LongTensor | None = None,
-        end_positions: torch.LongTensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> QuestionAnsweringModelOutput:
-        """Return start_logits and end_logits (B, T); start_positions and end_positions are (B,)."""
-        # padding has a share in the loss, so it goes through the layers, too
-        outputs = self.model(
-            *(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds), unpad=False, **kwargs
-        )
-        start, end = self.qa_outputs(outputs.last_hidden_state).unbind(-1)  # (B, T) each
-        loss = None
-        if start_positions is not None and end_positions is not None:
-            loss = span_loss(start, end, start_positions, end_positions)
-        return QuestionAnsweringModelOutput(loss, start, end, outputs.hidden_states, outputs.attentions)
+        super().__init__(config, GenaiBertModel(config, add_pooling_layer=False))
 
 
+@head_of(GenaiBertModel, *TEXT, "labels")
 class GenaiBertForMultipleChoice(MeanOverRows, GenaiBertClassifier):
     """Which of several texts, usually continuations of one, is right."""
 
     def __init__(self, config: GenaiBertConfig):
-        super().__init__(config, 1, pooled=True)
+        super().__init__(config, 1)
 
-    @head_forward
     def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: torch.LongTensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        self, labels: torch.LongTensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> MultipleChoiceModelOutput:
-        """Return logits (B, C) for C choices, given as ids (B, C, T); labels (B,) are 0 to C - 1."""
-        texts = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        if any(x is not None and x.ndim < 3 for x in texts):
+        """Return logits (B, C) for C choices.
+
+        Args:
+            labels: (B,), 0 to C - 1.
+            kwargs: arguments of the base model, its texts as ids (B, C, T) or vectors (B, C, T, D).
+        """
+        inputs, _ = split_kwargs(kwargs)
+        texts = {name: inputs[name] for name in TEXT if inputs.get(name) is not None}
+        if not texts or any(tensor.ndim < 3 for tensor in texts.values()):
             raise ValueError("input_ids, attention_mask and their kin must be (batch, choices, length)")
-        choices = (input_ids if input_ids is not None else inputs_embeds).shape[1]
-        outputs = self.model(*(None if x is None else x.flatten(0, 1) for x in texts), **kwargs)  # (B * C, ...)
+        choices = next(iter(texts.values())).shape[1]
+        outputs = self.model(**(inputs | {name: tensor.flatten(0, 1) for name, tensor in texts.items()}))
         logits = self.classifier(self.dropout(outputs.pooler_output)).view(-1, choices)
         loss = None if labels is None else choice_loss(logits, labels)
-        return MultipleChoiceModelOutput(loss, logits, outputs.hidden_states, outputs.attentions)
+        return output_of(MultipleChoiceModelOutput, outputs, loss=loss, logits=logits)
 
 
+@head_of(GenaiBertModel, *TEXT, "labels")
 class GenaiBertForNextSentencePrediction(MeanOverRows, GenaiBertPreTrainedModel):
     """Whether the second of two sentences follows the first (Devlin et al. 2019, section 3.1, task 2)."""
 
@@ -359,22 +262,19 @@ class GenaiBertForNextSentencePrediction(MeanOverRows, GenaiBertPreTrainedModel)
         self.seq_relationship = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
-    @head_forward
     def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: torch.LongTensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        self, labels: torch.LongTensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> NextSentencePredictorOutput:
-        """Return logits (B, 2); labels (B,) are 0 where the second sentence follows the first, 1 where it does not."""
-        outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
+        """Return logits (B, 2).
+
+        Args:
+            labels: (B,), 0 where the second sentence follows the first, 1 where it does not.
+            kwargs: arguments of the base model.
+        """
+        outputs = self.model(**kwargs)
         logits = self.seq_relationship(outputs.pooler_output)
         loss = None if labels is None else choice_loss(logits, labels)
-        return NextSentencePredictorOutput(loss, logits, outputs.hidden_states, outputs.attentions)
+        return output_of(NextSentencePredictorOutput, outputs, loss=loss, logits=logits)
 
 
 __all__ = [

@@ -8,21 +8,17 @@ encoder and the decoder are in t5_stacks.py, their layers in transformer_stack.p
 """
 
 from functools import wraps
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import (
-    BaseModelOutput,
-    TokenClassifierOutput,
-)
-from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .base import (
-    Seq2SeqLMOutput,
     Seq2SeqModelOutput,
     Seq2SeqQuestionAnsweringModelOutput,
     Seq2SeqSequenceClassifierOutput,
@@ -32,23 +28,18 @@ from .base import (
     check_mask,
     known_keywords,
     readable,
-    seq2seq_outputs,
 )
 from .configuration_t5 import GenaiT5Config
 from .configuration_transformer import parallel_plan
 from .heads import (
     GenaiGenerationMixin,
-    LanguageModelHead,
-    LanguageModelKwargs,
-    MeanOverRows,
-    check_classes,
-    check_labels,
-    classification_loss,
-    head_forward,
-    loss_options,
-    span_loss,
+    QuestionAnsweringHead,
+    Seq2SeqLanguageModelHead,
+    SequenceClassificationHead,
+    TokenClassificationHead,
+    head_of,
+    last_vectors,
 )
-from .matmul import Linear
 from .positions import positions_from_mask
 from .t5_stacks import GenaiT5Decoder, GenaiT5Encoder, GenaiT5PreTrainedModel
 
@@ -137,7 +128,11 @@ class GenaiT5Model(GenaiT5PreTrainedModel):
                 f" {len(decoder_inputs_embeds)}"
             )
         outputs = self.decoder(
-            *(decoder_attention_mask, source, attention_mask, cache, decoder_inputs_embeds),
+            decoder_attention_mask,
+            encoder_hidden_states=source,
+            encoder_attention_mask=attention_mask,
+            cache=cache,
+            inputs_embeds=decoder_inputs_embeds,
             position_ids=decoder_position_ids,
             use_cache=use_cache,
             return_dict=True,
@@ -176,7 +171,13 @@ class GenaiT5EncoderModel(GenaiT5PreTrainedModel):
         return self.encoder(input_ids, attention_mask, inputs_embeds, return_dict=True, **kwargs)
 
 
-class GenaiT5ForConditionalGeneration(LanguageModelHead, GenaiT5PreTrainedModel, GenaiGenerationMixin):
+SOURCE, TARGET = ("input_ids", "attention_mask"), ("decoder_input_ids", "decoder_attention_mask")
+EMBEDS = ("inputs_embeds", "decoder_inputs_embeds")
+LOGITS = ("logits_to_keep", "skip_logits")
+
+
+@head_of(GenaiT5Model, *SOURCE, *TARGET, "encoder_outputs", "cache", *EMBEDS, "labels", "use_cache", *LOGITS)
+class GenaiT5ForConditionalGeneration(Seq2SeqLanguageModelHead, GenaiT5PreTrainedModel, GenaiGenerationMixin):
     """Text in, text out."""
 
     _tied_weights_keys = {"lm_head.weight": "model.encoder.embed_tokens.weight"}
@@ -186,11 +187,8 @@ class GenaiT5ForConditionalGeneration(LanguageModelHead, GenaiT5PreTrainedModel,
     def __init__(self, config: GenaiT5Config):
         super().__init__(config)
         self.model = GenaiT5Model(config)
-        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
-
-    def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
-        return self.shift_right(labels)
 
     @wraps(GenerationMixin.prepare_inputs_for_generation)
     def prepare_inputs_for_generation(self, input_ids: Tensor, *args, **kwargs):
@@ -203,199 +201,87 @@ class GenaiT5ForConditionalGeneration(LanguageModelHead, GenaiT5PreTrainedModel,
             kwargs["decoder_position_ids"] = positions_from_mask(mask, mask.shape[1])
         return super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
 
-    @head_forward
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: Tensor | None = None,
-        decoder_input_ids: torch.LongTensor | None = None,
-        decoder_attention_mask: Tensor | None = None,
-        encoder_outputs: tuple | ModelOutput | None = None,
-        cache: Cache | None = None,
-        inputs_embeds: Tensor | None = None,
-        decoder_inputs_embeds: Tensor | None = None,
-        labels: torch.LongTensor | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int | Tensor = 0,
-        skip_logits: bool | None = None,
-        **kwargs: Unpack[LanguageModelKwargs],
-    ) -> Seq2SeqLMOutput:
-        """As `GenaiT5Model`, and predict the next token.
+    def target_mask(self, labels: Tensor) -> Tensor | None:
+        """The positions behind the last label of a row are padding, as the head reads nothing there."""
+        if not readable(labels):
+            return None
+        mask = (labels != -100).flip(1).long().cumsum(1).flip(1).clamp(max=1)
+        mask[:, 0] = 1
+        return mask
 
-        Args:
-            labels: (B, T) target ids, -100 where none is to be predicted; the decoder's input is made from them
-                (shifted right) unless it is given.
-            skip_logits: return the loss without the logits, which are then never all in memory. None: in training,
-                yes.
-            kwargs: also label_smoothing, see `LanguageModelKwargs`.
-        """
-        if labels is not None:
-            check_labels(labels, self.config.vocab_size)
-            if decoder_input_ids is None and decoder_inputs_embeds is None:
-                decoder_input_ids = self.shift_right(labels)
-                if decoder_attention_mask is None and self.skips_logits(labels, skip_logits) and readable(labels):
-                    # nothing is read off the places behind the last label: they are padding
-                    decoder_attention_mask = (labels != -100).flip(1).long().cumsum(1).flip(1).clamp(max=1)
-                    decoder_attention_mask[:, 0] = 1
-            use_cache = False if self.training else use_cache
-        options = loss_options(kwargs)
-        outputs = self.model(
-            *(input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, cache),
-            *(inputs_embeds, decoder_inputs_embeds),
-            use_cache=use_cache,
-            **kwargs,
-        )
-        hidden = outputs.last_hidden_state
-        if self.config.scale_decoder_outputs:
-            hidden = hidden * self.config.hidden_size**-0.5
-        loss, logits = self.predict(*(hidden, labels, skip_logits, logits_to_keep), past=outputs.cache, **options)
-        return Seq2SeqLMOutput(loss=loss, logits=logits, **seq2seq_outputs(outputs))
+    def transform(self, hidden: Tensor) -> Tensor:
+        return hidden * self.config.hidden_size**-0.5 if self.config.scale_decoder_outputs else hidden
 
 
 class GenaiT5ClassificationHead(nn.Module):
     """A projection with tanh, then the classes."""
 
-    def __init__(self, config: GenaiT5Config):
+    def __init__(self, hidden_size: int, num_labels: int, dropout: float):
         super().__init__()
-        self.dense = Linear(config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.head_dropout_prob)
-        self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.dropout = nn.Dropout(dropout)
+        self.out_proj = nn.Linear(hidden_size, num_labels)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
+        """(B, D) -> (B, num_labels)."""
         hidden_states = torch.tanh(self.dense(self.dropout(hidden_states)))
         return self.out_proj(self.dropout(hidden_states))
 
 
-class GenaiT5ForSequenceClassification(MeanOverRows, GenaiT5PreTrainedModel):
+@head_of(GenaiT5Model, *SOURCE, *TARGET, "encoder_outputs", *EMBEDS, "labels", "use_cache")
+class GenaiT5ForSequenceClassification(SequenceClassificationHead, GenaiT5PreTrainedModel):
     """A label, several labels or a number for the whole text (`config.problem_type`).
 
     The text goes through encoder and decoder; it is classified from the decoder's vector of its last end-of-text
     token, as in BART. Where the text comes as inputs_embeds, that is taken to be the last real token of each row.
+    A row without an end-of-text token is a ValueError.
     """
+
+    output_class = Seq2SeqSequenceClassifierOutput
 
     def __init__(self, config: GenaiT5Config):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = GenaiT5Model(config)
-        self.classification_head = GenaiT5ClassificationHead(config)
+        self.classification_head = GenaiT5ClassificationHead(
+            hidden_size=config.hidden_size, num_labels=config.num_labels, dropout=config.head_dropout_prob
+        )
         self.post_init()
 
-    @head_forward
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: Tensor | None = None,
-        decoder_input_ids: torch.LongTensor | None = None,
-        decoder_attention_mask: Tensor | None = None,
-        encoder_outputs: tuple | ModelOutput | None = None,
-        inputs_embeds: Tensor | None = None,
-        decoder_inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        use_cache: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> Seq2SeqSequenceClassifierOutput:
-        """Return logits (B, num_labels).
-
-        Raises:
-            ValueError: if a row has no end-of-text token.
-        """
-        outputs = self.model(
-            *(input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, None),
-            *(inputs_embeds, decoder_inputs_embeds),
-            use_cache=False if labels is not None else use_cache,
-            **kwargs,
-        )
-        hidden = outputs.last_hidden_state
+    def classify(self, outputs: Any, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
+        hidden, ends = outputs.last_hidden_state, attention_mask
         if input_ids is not None:
             if self.config.eos_token_id is None:
                 raise ValueError("eos_token_id must not be None: a text is classified from its end-of-text token")
             ends = torch.isin(input_ids, torch.as_tensor(self.config.eos_token_id, device=input_ids.device))
-        elif attention_mask is not None:
-            ends = attention_mask.bool()
-        else:
-            ends = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
-        if readable(ends) and not ends.any(1).all():
-            raise ValueError(
-                f"input_ids must hold an end-of-text token (eos_token_id {self.config.eos_token_id}) in each row: the"
-                " text is classified from it"
-            )
-        last = (torch.arange(ends.shape[1], device=ends.device) * ends).argmax(1)  # (B,)
-        logits = self.classification_head(hidden[torch.arange(hidden.shape[0], device=hidden.device), last])
-        loss = None if labels is None else classification_loss(self, logits, labels)
-        return Seq2SeqSequenceClassifierOutput(loss=loss, logits=logits, **seq2seq_outputs(outputs))
+            if readable(ends) and not ends.any(1).all():
+                raise ValueError(
+                    f"input_ids must hold an end-of-text token (eos_token_id {self.config.eos_token_id}) in each row:"
+                    " the text is classified from it"
+                )
+        return self.classification_head(hidden[:, -1] if ends is None else last_vectors(hidden, ends))
 
 
-class GenaiT5ForTokenClassification(GenaiT5PreTrainedModel):
+@head_of(GenaiT5EncoderModel, *SOURCE, "inputs_embeds", "labels")
+class GenaiT5ForTokenClassification(TokenClassificationHead, GenaiT5PreTrainedModel):
     """A label for each token, by the encoder alone."""
 
-    def __init__(self, config: GenaiT5Config):
-        super().__init__(config)
-        self.num_labels = config.num_labels
-        self.model = GenaiT5EncoderModel(config)
-        self.dropout = nn.Dropout(config.head_dropout_prob)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
-
-    @head_forward
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: torch.LongTensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> TokenClassifierOutput:
-        """Return logits (B, S, num_labels); labels (B, S) are -100 where none is to be predicted."""
-        items = {"num_items_in_batch": kwargs.pop("num_items_in_batch", None)}
-        outputs = self.model(input_ids, attention_mask, inputs_embeds, **kwargs)
-        logits = self.classifier(self.dropout(outputs.last_hidden_state))
-        loss = None
-        if labels is not None:
-            check_classes(labels, self.num_labels, tuple(logits.shape[:2]))
-            loss = self.loss_function(logits, labels, self.config, **items)
-        return TokenClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
-
-
-class GenaiT5ForQuestionAnswering(MeanOverRows, GenaiT5PreTrainedModel):
-    """Where in a text the answer begins and ends, by encoder and decoder."""
+    base_keywords = {}
 
     def __init__(self, config: GenaiT5Config):
-        super().__init__(config)
-        self.model = GenaiT5Model(config)
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
-        self.post_init()
+        model = GenaiT5EncoderModel(config)
+        super().__init__(config, model, hidden_size=config.hidden_size, dropout=config.head_dropout_prob)
 
-    @head_forward
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: Tensor | None = None,
-        decoder_input_ids: torch.LongTensor | None = None,
-        decoder_attention_mask: Tensor | None = None,
-        encoder_outputs: tuple | ModelOutput | None = None,
-        inputs_embeds: Tensor | None = None,
-        decoder_inputs_embeds: Tensor | None = None,
-        start_positions: torch.LongTensor | None = None,
-        end_positions: torch.LongTensor | None = None,
-        use_cache: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> Seq2SeqQuestionAnsweringModelOutput:
-        """Return start_logits and end_logits (B, T); start_positions and end_positions are (B,)."""
-        # padding has a share in the loss, so it goes through the layers, too
-        outputs = self.model(
-            *(input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, None),
-            *(inputs_embeds, decoder_inputs_embeds),
-            use_cache=False if start_positions is not None else use_cache,
-            unpad=False,
-            **kwargs,
-        )
-        start, end = self.qa_outputs(outputs.last_hidden_state).unbind(-1)  # (B, T) each
-        loss = None
-        if start_positions is not None and end_positions is not None:
-            loss = span_loss(start, end, start_positions, end_positions)
-        return Seq2SeqQuestionAnsweringModelOutput(
-            loss=loss, start_logits=start, end_logits=end, **seq2seq_outputs(outputs)
-        )
+
+@head_of(GenaiT5Model, *SOURCE, *TARGET, "encoder_outputs", *EMBEDS, "start_positions", "end_positions", "use_cache")
+class GenaiT5ForQuestionAnswering(QuestionAnsweringHead, GenaiT5PreTrainedModel):
+    """The positions in a text where the answer begins and ends, by encoder and decoder."""
+
+    output_class = Seq2SeqQuestionAnsweringModelOutput
+    base_keywords = {"unpad": False}
+
+    def __init__(self, config: GenaiT5Config):
+        super().__init__(config, GenaiT5Model(config))
 
 
 __all__ = [

@@ -119,8 +119,12 @@ class GenaiT5Decoder(GenaiT5PreTrainedModel, TransformerStack):
         if use_cache and cache is None:
             cache = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
         hidden = self.run(
-            *(self.dropout(hidden), attention_mask, position_ids, cache),
-            *(encoder_hidden_states, encoder_attention_mask),
+            self.dropout(hidden),
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
             **kwargs,
         )
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.dropout(hidden), **cache_field(cache))
