@@ -8,7 +8,6 @@ Shapes: B batch, T length, D hidden size, V vocabulary.
 
 import math
 from collections.abc import Callable
-from dataclasses import fields
 from functools import wraps
 from inspect import signature
 from typing import Any, ClassVar, TypeVar, Unpack
@@ -81,7 +80,7 @@ def head_of(base_model: type, *names: str) -> Callable[[Head], Head]:
 
 def output_of(output_class: type[ModelOutput], outputs: ModelOutput, **values: Tensor | None) -> Any:
     """Return an output of a head: the values, and those of the base model's outputs that the class has a field for."""
-    names = {field.name for field in fields(output_class)}
+    names = output_class.__dataclass_fields__  # torch.compile does not take dataclasses.fields() of a class
     return output_class(**{name: value for name, value in outputs.items() if name in names}, **values)
 
 
