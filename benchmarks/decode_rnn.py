@@ -12,7 +12,7 @@ and that at least half of the outputs of beam search are: sums of random log-pro
 from functools import partial
 
 import torch
-from measure import installed, medians, parse_options, report, row
+from measure import installed, medians, parse_options, report, row, selected
 from peers import PAD, UNK, copy_joeynmt_weights, joeynmt_batch, joeynmt_model, make_batch
 from train_rnn import our_model
 
@@ -62,7 +62,7 @@ def main() -> None:
     rows = []
     for hidden_size, sentences, beams in SMOKE_CASES if options.smoke else CASES:
         name = f"decode h{hidden_size}, {'greedy' if beams == 1 else f'beam {beams}'}, batch {sentences}"
-        if options.only not in name:
+        if not selected(name, options):
             continue
         ours, theirs = make_models(hidden_size, vocab_size, with_peer)
         data = make_batch(sentences, vocab_size)

@@ -18,7 +18,7 @@ from functools import partial
 
 import torch
 import transformers
-from measure import installed, medians, parse_options, report, row
+from measure import installed, medians, parse_options, report, row, selected
 
 import hf_genai
 
@@ -128,7 +128,7 @@ def run_case(name: str, case: Case, options) -> list[dict]:
         (sentences, beams): f"{name}, {'greedy' if beams == 1 else f'beam {beams}'}, batch {sentences}"
         for sentences, beams in case.batches
     }
-    batches = {batch: label for batch, label in batches.items() if options.only in label}
+    batches = {batch: label for batch, label in batches.items() if selected(label, options)}
     if not batches:
         return []
     ours = (gpt if case.family == "gpt" else t5)(case.sizes)

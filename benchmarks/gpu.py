@@ -21,7 +21,7 @@ from functools import partial
 
 import peers_transformers as peers
 import torch
-from measure import machine, parse_options
+from measure import machine, parse_options, selected
 from peers_transformers import Sizes
 from train_rnn import our_model as our_rnn
 from train_transformers import causal_batch, masked_batch, our_bert, our_gpt, our_t5, seq2seq_batch
@@ -242,7 +242,7 @@ def main() -> None:
     for part in [options.part] if options.part else PARTS:
         order = itertools.zip_longest(*(variants(family) for family in FAMILIES))  # the usual variants of all first
         for family, variant in (pair for round_ in order for pair in zip(FAMILIES, round_, strict=True) if pair[1]):
-            if options.only not in f"{part} {family} {variant}":
+            if not selected(f"{part} {family} {variant}", options):
                 continue
             reason = obstacle(variant, options)
             if time.monotonic() - start > options.seconds:

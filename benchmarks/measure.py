@@ -51,7 +51,7 @@ def parse_options(description: str, rounds: int = 15, **more: dict) -> argparse.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=rounds, help="measured rounds; each runs every contender once")
-    parser.add_argument("--only", default="", help="run the cases whose name contains this text")
+    parser.add_argument("--only", default="", help="run the cases whose name contains this text, or A or B for A|B")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch; above 1, times are wall-clock times")
     parser.add_argument("--fork", action="store_true", help="run each contender in a process of its own; one thread")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes and one round, to see that the script runs")
@@ -68,6 +68,11 @@ def parse_options(description: str, rounds: int = 15, **more: dict) -> argparse.
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     return options
+
+
+def selected(name: str, options: argparse.Namespace) -> bool:
+    """Return whether --only selects the case of this name."""
+    return any(text in name for text in options.only.split("|"))
 
 
 def installed(name: str, *modules: str) -> bool:

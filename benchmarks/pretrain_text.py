@@ -21,7 +21,7 @@ from pathlib import Path
 import peers_transformers as peers
 import torch
 from datasets import Dataset
-from measure import interleaved, made_up_texts, parse_options, report, row
+from measure import interleaved, made_up_texts, parse_options, report, row, selected
 from train_transformers import check_equal, our_bert, our_gpt, our_t5
 
 from hf_genai.data import train_tokenizer
@@ -248,7 +248,7 @@ def main() -> None:
         tokenizer = make_tokenizer(texts, sizes)
         rows = []
         for name, part in PARTS.items():
-            if options.only in name:
+            if selected(name, options):
                 rows += part(texts, tokenizer, sizes, options)
     report(rows, options)
 

@@ -13,7 +13,7 @@ peak of a fresh process.
 import sys
 
 import torch
-from measure import installed, medians, parse_options, peak_memory, print_peak_memory, report, row
+from measure import installed, medians, parse_options, peak_memory, print_peak_memory, report, row, selected
 from peers import (
     PAD,
     OpenNMT,
@@ -120,7 +120,7 @@ def main() -> None:
         pairs = [
             (f"train {ours} {size}", ours, peer, target)
             for ours, peer, target in PAIRS
-            if options.only in f"train {ours} {size}" and peer not in left_out
+            if selected(f"train {ours} {size}", options) and peer not in left_out
         ]
         names = dict.fromkeys(name for _, ours, peer, _ in pairs for name in (ours, peer))
         contenders = {name: make_contender(name, *numbers) for name in names}
@@ -131,7 +131,7 @@ def main() -> None:
             row(name, peer, 1e3 * seconds[ours], 1e3 * seconds[peer], target) for name, ours, peer, target in pairs
         ]
         for ours in ("fed",) if options.smoke else ("fed", "unfed"):
-            if options.only in f"memory {ours} {size}" and "JoeyNMT" not in left_out:
+            if selected(f"memory {ours} {size}", options) and "JoeyNMT" not in left_out:
                 memory = [peak_memory(__file__, which, *map(str, numbers)) for which in (ours, "JoeyNMT")]
                 rows.append(row(f"memory {ours} {size}", "JoeyNMT", *memory, target=1.0, unit="MB"))
     report(rows, options)

@@ -17,7 +17,7 @@ from functools import partial
 import peers_transformers as peers
 import torch
 import torch.nn.functional as F
-from measure import matrix_products, medians, parse_options, peak_memory, print_peak_memory, report, row
+from measure import matrix_products, medians, parse_options, peak_memory, print_peak_memory, report, row, selected
 from peers_transformers import Sizes
 
 from hf_genai.models.configuration_bert import GenaiBertConfig
@@ -28,18 +28,17 @@ from hf_genai.models.modeling_bert import GenaiBertForMaskedLM
 from hf_genai.models.modeling_gpt import GenaiGPTForCausalLM
 from hf_genai.models.modeling_t5 import GenaiT5ForConditionalGeneration
 
-# name -> sizes, cases; "batch 128" has as many rows as T5's own batch (Raffel et al. 2020, 3.1.2)
+# name -> sizes, cases
 FAMILIES = ("gpt2", "gpt2 erf", "llama", "t5", "bert", "gpt2 dropout", "t5 dropout", "bert dropout", "gpt2 bf16")
 SHAPES = {
     "v8192": (Sizes(), FAMILIES),
-    "v32000": (Sizes(vocab_size=32000, batch=4, length=512), FAMILIES),
+    "v32000": (Sizes(vocab_size=32000, batch=4, length=512), ("gpt2", "llama", "t5 dropout", "bert")),
     "v16000 d384": (
         Sizes(vocab_size=16000, batch=8, length=256, hidden_size=384, layers=6, heads=6),
         ("gpt2", "gpt2 erf", "gpt2 dropout"),
     ),
     "v8192 2x64": (Sizes(batch=2, length=64), ("gpt2", "gpt2 bf16")),
-    "v8192 batch 64": (Sizes(batch=64), ("gpt2", "t5", "t5 dropout", "bert")),
-    "v8192 batch 128": (Sizes(batch=128), ("t5 dropout",)),
+    "v8192 batch 64": (Sizes(batch=64), ("gpt2", "t5 dropout", "bert")),
 }
 SMOKE_SHAPES = {"v64": (Sizes(vocab_size=64, batch=4, length=8, hidden_size=16, layers=1, heads=2), FAMILIES)}
 MEMORY = {  # name -> (vocabulary, rows, tokens a row), target of each of STEPS
@@ -258,11 +257,11 @@ def measure_memory(options) -> list[dict]:
     for shape, (numbers, targets) in (SMOKE_MEMORY if options.smoke else MEMORY).items():
         for part, target in targets.items():
             name, peer = f"{part} {shape}", "all logits" if part == "head" else "transformers GPT-2"
-            if options.only in f"memory {name}":
+            if selected(f"memory {name}", options):
                 arguments = [str(number) for number in numbers]
                 sizes = [peak_memory(__file__, part, which, *arguments) for which in ("hf_genai", "peer")]
                 rows.append(row(f"memory {name}", peer, *sizes, target=target, unit="MB"))
-            if part == "head" and options.only in f"time {name}":
+            if part == "head" and selected(f"time {name}", options):
                 steps = {which: head_step(which, *numbers) for which in ("hf_genai", "peer")}
                 ms = [1e3 * seconds for seconds in medians(steps, options).values()]
                 rows.append(row(f"time {name}", peer, *ms, target=1.0))
@@ -279,7 +278,7 @@ def main() -> None:
     rows = []
     for shape, (sizes, cases) in (SMOKE_SHAPES if options.smoke else SHAPES).items():
         for case in cases:
-            if options.only in f"train {case} {shape}":
+            if selected(f"train {case} {shape}", options):
                 rows += run_case(case, shape, sizes, options)
     report(rows + measure_memory(options), options)
 

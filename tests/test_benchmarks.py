@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SHARED = {"measure", "peers", "peers_transformers"}  # the scripts import these
+SHARED = {"measure", "peers", "peers_transformers", "tables"}  # measure nothing themselves
 SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in SHARED)
 
 
@@ -33,6 +34,17 @@ def smoke_runs(tmp_path_factory):
 def test_a_smoke_run_ends_and_says_where_it_was_measured(smoke_runs, name):
     result, path = smoke_runs[name].result()
     assert result.returncode == 0, result.stderr
+    for line in result.stdout.splitlines():
+        if "is not installed" in line:
+            warnings.warn(line, stacklevel=1)  # pytest's summary names the peers that are left out
     report = json.loads(path.read_text("utf-8"))
     assert {"commit", "date", "CPU", "load", "threads"} <= set(report["machine"])
     assert report["rows"]
+
+
+def test_results_of_two_runs_become_one_table(smoke_runs):
+    _, path = smoke_runs["decode_transformers"].result()
+    command = [sys.executable, str(BENCHMARKS / "tables.py"), str(path.parent), str(path.parent)]
+    table = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "| case | peer | unit | hf_genai | peer | ratio | ratio of run 2 | target |" in table
+    assert "### decode_transformers" in table
