@@ -21,6 +21,8 @@ UNSPACED = (
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3001-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
     "\uf900-\ufaff\uff01-\uff60\U00020000-\U0003ffff]"
 )
+# Outputs of a tokenizer that models take as inputs.
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _UNSPACED = re.compile(UNSPACED)
 _HALF = re.compile("[\ud800-\udfff]")
 

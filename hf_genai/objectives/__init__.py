@@ -1,13 +1,13 @@
-"""What a batch is, for each way of training: a file each.
+"""Training objectives: each module prepares the rows and batches of one objective.
 
-causal_lm             the next token; packed rows
-masked_lm             hidden tokens (80/10/10), or whole words
-span_corruption       runs of tokens, written by a decoder
-prefix_lm             the rest of a text whose beginning is read in both directions
-fill_in_the_middle    what stands between a beginning and an end
-seq2seq               a target text for a source text
-dialogue              the assistant's turns
-classification        a label, several labels or a number for a text
-tagging               a label for each word
-question_answering    where the answer stands
+causal_lm             predict the next token; packed rows
+masked_lm             predict masked tokens (80/10/10), or whole words
+span_corruption       predict removed spans with the decoder
+prefix_lm             predict the rest of a text from a prefix with bidirectional attention
+fill_in_the_middle    predict the text between a prefix and a suffix
+seq2seq               predict a target text from a source text
+dialogue              predict the assistant's turns
+classification        predict a label, several labels or a number for a text
+tagging               predict a label for each word
+question_answering    predict the span of the answer in a text
 """

@@ -1,8 +1,9 @@
-"""Dialogue: a causal model learns the assistant's turns, and nothing of the user's.
+"""Dialogue: a causal model learns the assistant's turns; tokens of the other turns have no loss.
 
-Roles and ends of turns are control tokens that the chat template writes. In what is said they are text: nobody begins
-an assistant's turn by typing <|assistant|>. For prompts, `apply_chat_template(..., sanitize_control_tokens=True)` of
-transformers sees to it; `tokenize_dialogues` makes the same tokens, and marks the assistant's.
+The chat template writes roles and ends of turns as control tokens. The same words inside a message are text: a user
+cannot start an assistant's turn by typing <|assistant|>. For prompts, transformers' option
+`apply_chat_template(..., sanitize_control_tokens=True)` ensures this. `tokenize_dialogues` makes the same tokens and
+labels the assistant's tokens.
 """
 
 import functools
@@ -23,9 +24,9 @@ logger = logging.get_logger(__name__)
 Row = dict[str, list[int]]
 
 ROLES = ("system", "user", "assistant")
-# Noncharacters of Unicode, of which one sets what is typed apart from what the template writes.
+# Noncharacters of Unicode. One of them separates message text from the template's control tokens.
 _MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
-# A line for each turn; `generation` marks what the assistant writes, its end token included.
+# One line for each turn; `generation` marks the assistant's text and end token.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] not in ('system', 'user', 'assistant') %}"
@@ -42,10 +43,10 @@ CHAT_TEMPLATE = (
 
 
 def add_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give a tokenizer without a chat template `CHAT_TEMPLATE`, and the template's roles as control tokens.
+    """Set `CHAT_TEMPLATE` and add the roles as control tokens, if the tokenizer has no chat template.
 
-    The tokenizer gets up to three ids more; `make_room_for_roles` gives a model their embeddings. One with a template
-    of its own keeps it. Prompts name control tokens from then on, as a stock `apply_chat_template` needs it.
+    The tokenizer gets up to three new ids; `make_room_for_roles` adds their embeddings to a model. Prompts then read
+    control tokens as such (`split_special_tokens=False`), which a stock `apply_chat_template` needs.
     """
     if tokenizer.chat_template is None:
         tokenizer.chat_template = CHAT_TEMPLATE
@@ -55,14 +56,14 @@ def add_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def make_room_for_roles(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give a model embeddings for the tokens of `ROLES` that are the only ones to lie beyond its vocabulary."""
+    """Add embeddings for the tokens of `ROLES`, if no other token of the tokenizer is beyond the vocabulary size."""
     vocabulary, size = tokenizer.get_vocab(), model.config.get_text_config().vocab_size
-    beyond = {token: number for token, number in vocabulary.items() if number >= size}
-    if beyond and set(beyond) <= {f"<|{role}|>" for role in ROLES}:
-        model.resize_token_embeddings(max(beyond.values()) + 1)
+    new_ids = {token: token_id for token, token_id in vocabulary.items() if token_id >= size}
+    if new_ids and set(new_ids) <= {f"<|{role}|>" for role in ROLES}:
+        model.resize_token_embeddings(max(new_ids.values()) + 1)
 
 
-# ShareGPT's names of those who speak, "from" in its turns
+# ShareGPT's names of speakers (the field "from" of a turn) and their roles
 _SPEAKERS = {
     "system": "system",
     **dict.fromkeys(("human", "user"), "user"),
@@ -71,7 +72,7 @@ _SPEAKERS = {
 
 
 def from_sharegpt(dataset: Dataset) -> Dataset:
-    """Return rows whose dialogues stand in ShareGPT's column conversations with the column messages instead."""
+    """Rename ShareGPT's column `conversations` to `messages`; a dataset that has `messages` is returned unchanged."""
     names = dataset.column_names
     if "messages" in names or "conversations" not in names:
         return dataset
@@ -79,21 +80,22 @@ def from_sharegpt(dataset: Dataset) -> Dataset:
 
 
 def as_messages(turns: Sequence[Any]) -> list[dict[str, str]]:
-    """Return a dialogue as messages: as it is, or made of texts that user and assistant say in turn.
+    """Return the turns of a dialogue as messages with role and content.
 
-    ["Hi", "Hello"] becomes [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}], and so do
-    ShareGPT's turns, [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}].
+    Turns are messages, texts by user and assistant in turn, or ShareGPT's turns. ["Hi", "Hello"] and
+    [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}] both become
+    [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}].
 
     Raises:
-        ValueError: a turn that is neither a text nor a role with its content, or from someone unknown.
+        ValueError: a turn of another form, or an unknown speaker.
     """
     if all(isinstance(turn, str) for turn in turns):
-        return [{"role": ("user", "assistant")[place % 2], "content": turn} for place, turn in enumerate(turns)]
+        return [{"role": ("user", "assistant")[index % 2], "content": turn} for index, turn in enumerate(turns)]
     return [_message(turn) for turn in turns]
 
 
 def _message(turn: Any) -> dict[str, str]:
-    # a table has every field in each turn, and None where the turn had none
+    # in an Arrow table every turn has every field, with None for missing values
     fields = {name: value for name, value in turn.items() if value is not None} if isinstance(turn, dict) else {}
     if isinstance(fields.get("from"), str) and isinstance(fields.get("value"), str) and "role" not in fields:
         if fields["from"] not in _SPEAKERS:
@@ -109,87 +111,87 @@ def _message(turn: Any) -> dict[str, str]:
 def tokenize_dialogues(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
 ) -> tuple[Dataset, Counter]:
-    """Turn the column `messages` into `input_ids` and `labels`: the assistant's tokens, -100 everywhere else.
+    """Tokenize the column `messages` into `input_ids` and `labels` (-100 for all tokens but the assistant's).
 
-    A tokenizer without a chat template gets `CHAT_TEMPLATE`, by `add_chat_template`, and is saved with it. Of the
-    messages
+    A tokenizer without a chat template gets `CHAT_TEMPLATE` by `add_chat_template`. With this template, the messages
 
         [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
 
-    that template makes
+    become
 
-        <|user|> Hi</s> <|assistant|> Hello</s>        (a line break for each space shown here)
+        <|user|> Hi</s> <|assistant|> Hello</s>        (each space shown here is a line break)
 
-    and labels on `Hello</s>` alone.
+    with labels for `Hello</s>` only.
 
     Args:
-        dataset: with a column `messages`: lists of {"role": ..., "content": ...}, or of what `as_messages` takes.
-        tokenizer: whose template, if it has one, must mark the assistant's text by `{% generation %}`.
-        max_length: in ids. Longer dialogues become several rows, each with the system message, if there is one, and
-            cut between a question's answer and the next question: each answer is learned once.
+        dataset: has a column `messages`: lists of {"role": ..., "content": ...}, or of turns that `as_messages` takes.
+        tokenizer: a chat template of its own must mark the assistant's text by `{% generation %}`.
+        max_length: maximum number of ids in a row. A longer dialogue becomes several rows, split before a user's turn;
+            each row repeats the system message. Each answer is learned once.
 
     Returns:
-        The tokenized dataset, and how many dialogues were "cut" into several rows, "shortened" because turns were too
-        long for any row, and "dropped" because no answer was left. The last two are also said in a warning.
+        The tokenized dataset, and the numbers of dialogues that were "cut" into several rows, "shortened" because some
+        turns fit into no row, and "dropped" because no answer was left. A warning reports the last two.
 
     Raises:
-        ValueError: no column `messages`, a turn that is none or of an unknown role, or a template that marks nothing.
+        ValueError: no column `messages`, a malformed turn, an unknown role, or a template that marks no assistant
+            text.
     """
     if "messages" not in dataset.column_names:
         raise ValueError(f"dataset must have a column messages; it has {', '.join(dataset.column_names) or 'none'}")
     add_chat_template(tokenizer)
     if "{% generation %}" not in str(tokenizer.chat_template).replace("{%-", "{%").replace("-%}", "%}"):
         raise ValueError(
-            "the tokenizer's chat template does not mark the assistant's text by {% generation %} ... "
-            "{% endgeneration %}: what is to be learned cannot be told from the rest"
+            "the tokenizer's chat template must mark the assistant's text by {% generation %} ... "
+            "{% endgeneration %}; without these marks the tokens to learn are unknown"
         )
     report: Counter = Counter()
-    found: list[Row] = []
-    for place, messages in enumerate(dataset["messages"]):
+    tokenized: list[Row] = []
+    for index, messages in enumerate(dataset["messages"]):
         try:
             rows, whole = _rows(as_messages(messages), tokenizer, max_length)
         except TemplateError as error:  # such as a role that the template does not know
-            raise ValueError(f"messages: row {place}: {error}") from error
-        found += rows
+            raise ValueError(f"messages: row {index}: {error}") from error
+        tokenized += rows
         report.update({"cut": len(rows) > 1, "shortened": bool(rows) and not whole, "dropped": not rows})
-    report = +report  # without the reasons that never came up
+    report = +report  # drops zero counts
     if report["shortened"] or report["dropped"]:
-        # not twice for the same rows, which baselines count again
+        # once: baselines tokenize the same rows again
         logger.warning_once(
             f"Of {len(dataset)} dialogues, {report['shortened']} lost turns that are too long for max_length"
-            f" ({max_length} tokens), and {report['dropped']} were dropped: no answer is left."
+            f" ({max_length} tokens), and {report['dropped']} were dropped because no answer is left."
         )
-    return Dataset.from_dict({name: [row[name] for row in found] for name in ("input_ids", "labels")}), report
+    return Dataset.from_dict({name: [row[name] for row in tokenized] for name in ("input_ids", "labels")}), report
 
 
 def recent_turns(
     messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> list[dict[str, str]]:
-    """Return the system message and as many of the last turns, from a question on, as make a prompt of max_length ids.
+    """Return the system message and the most recent turns whose prompt has at most `max_length` ids.
 
-    Nothing, if not even the last question fits.
+    The returned turns start with a user's turn. The result is empty if the last user's turn does not fit.
     """
     system = messages[:1] if messages and messages[0]["role"] == "system" else []
     for begin in range(len(system), len(messages)):
-        found = [*system, *messages[begin:]]
+        recent = [*system, *messages[begin:]]
         if messages[begin]["role"] != "user":
             continue
         prompt: Any = tokenizer.apply_chat_template(
-            found,
+            recent,
             add_generation_prompt=True,
             return_dict=True,
             sanitize_control_tokens=True,
             tokenizer_kwargs={"verbose": False},
         )
         if len(prompt["input_ids"]) <= max_length:
-            return found
+            return recent
     return []
 
 
 def _rows(
     messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, max_length: int | None
 ) -> tuple[list[Row], bool]:
-    """Return the rows of a dialogue, and whether all its turns are in them."""
+    """Return the rows of a dialogue, and whether the rows contain all turns."""
     if not messages:
         return [], True
     row = _tokenize(messages, tokenizer)
@@ -197,8 +199,8 @@ def _rows(
         return ([row] if _learns(row) else []), True
     system = messages[:1] if messages[0]["role"] == "system" else []
     turns, rows, whole = messages[len(system) :], [], True
-    asked = [turn["role"] == "user" for turn in turns]
-    cuts = [place for place in range(1, len(turns)) if asked[place] and not asked[place - 1]] + [len(turns)]
+    is_user = [turn["role"] == "user" for turn in turns]
+    cuts = [index for index in range(1, len(turns)) if is_user[index] and not is_user[index - 1]] + [len(turns)]
     begin = 0
     while begin < len(turns):
         fits, reached = None, begin
@@ -220,7 +222,7 @@ def _learns(row: Row) -> bool:
 
 
 def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
-    """Return a pattern of what is a control token where a template writes it: special tokens, and added ones in it."""
+    """Return a pattern for control tokens: special tokens, and added tokens that the chat template contains."""
     named = getattr(tokenizer, "chat_control_tokens", None)
     template = str(tokenizer.chat_template)
     tokens = [
@@ -233,19 +235,21 @@ def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
 
 
 def _tokenize(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> Row:
-    """Return the ids of a dialogue and the assistant's as labels, with control tokens in its turns as text.
+    """Return the ids of a dialogue and labels for the assistant's tokens; control tokens inside turns are text.
 
-    transformers reads them as text in prompts, but not where it also tells whose a token is; and there it loses a turn
-    that begins with a space, where the tokenizer counts no space to a token.
+    transformers' `sanitize_control_tokens` does not work together with `return_assistant_tokens_mask`. The mask also
+    misses turns that start with a space, if the tokenizer's offsets exclude spaces.
     """
-    typed = _control_tokens(tokenizer)
-    free = [mark for mark in _MARKS if not any(mark in str(part) for turn in messages for part in turn.values())]
-    if not free:
+    control_tokens = _control_tokens(tokenizer)
+    unused_marks = [
+        mark for mark in _MARKS if not any(mark in str(part) for turn in messages for part in turn.values())
+    ]
+    if not unused_marks:
         raise ValueError("messages must not hold all of the noncharacters U+FDD0 to U+FDEF")
-    mark = free[0]
+    mark = unused_marks[0]
     marked = [
         {
-            name: typed.sub(f"{mark}\\g<0>{mark}", part) if isinstance(part, str) and name != "role" else part
+            name: control_tokens.sub(f"{mark}\\g<0>{mark}", part) if isinstance(part, str) and name != "role" else part
             for name, part in turn.items()
         }
         for turn in messages
@@ -262,9 +266,9 @@ def _tokenize(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase
     begin = 0
     for number, piece in enumerate(text.split(mark)):
         for token, left, right in _tokens_of_piece(piece, tokenizer, as_text=number % 2 == 1, first=number == 0):
-            keep = any(begin + left < last and begin + right > first for first, last in learned)
+            is_learned = any(begin + left < last and begin + right > first for first, last in learned)
             row["input_ids"].append(token)
-            row["labels"].append(token if keep else -100)
+            row["labels"].append(token if is_learned else -100)
         begin += len(piece) + len(mark)
     return row
 
@@ -272,16 +276,15 @@ def _tokenize(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase
 def _tokens_of_piece(
     piece: str, tokenizer: PreTrainedTokenizerBase, as_text: bool, first: bool
 ) -> list[tuple[int, int, int]]:
-    """Return (id, first character, one past the last) of each token of a part of a dialogue.
+    """Return (id, start character, end character) of each token of a piece of a dialogue.
 
-    All parts but the first are read after a line break, which is taken off again, unless it grows into one token with
-    the part: some tokenizers put a space before the start of a text.
+    Some tokenizers add a space at the start of a text. Pieces after the first are therefore tokenized after a line
+    break, which is removed again, unless a token spans the line break and the piece.
     """
     encode = encode_text if as_text else functools.partial(type(tokenizer).__call__, split_special_tokens=False)
     for before in ("",) if first else ("\n", ""):
-        encoded = encode(
-            tokenizer, before + piece, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
+        text = before + piece
+        encoded = encode(tokenizer, text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         spans = [(left - len(before), right - len(before)) for left, right in encoded["offset_mapping"]]
         if not any(left < 0 < right for left, right in spans):
             break
