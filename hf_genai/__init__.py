@@ -44,6 +44,7 @@ _LAZY = {
     "fast_generate": "decoding",
     "from_transformers": "conversion",
     "pipeline": "pipelines",
+    "plain_kernels": "kernels.switch",
     "to_transformers": "conversion",
 }
 
@@ -80,6 +81,7 @@ __all__ = [
     "fast_generate",
     "from_transformers",
     "pipeline",
+    "plain_kernels",
     "to_transformers",
 ]
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .commands import convert, evaluate, push, serve, train, translate
+from .commands import convert, doctor, evaluate, push, serve, train, translate
 from .private_names import TORCHAO_LOGGERS
 
 app = typer.Typer(
@@ -60,6 +60,7 @@ for function, short_help, settings in (
     (convert.convert, "Trade weights with the classes of transformers.", None),
     (push.push, "Publish a trained model on the Hub.", None),
     (serve.serve, "Answer OpenAI-style requests with a trained language model.", NO_OWN_HELP),
+    (doctor.doctor, "Print versions, CPU, devices, and which kernels run here.", None),
 ):
     app.command(short_help=short_help, context_settings=settings)(function)
 

@@ -87,7 +87,7 @@ logging.getLogger("torch.utils._pytree").warning("a tree has no leaves")
     assert "a kernel is missing" in done.stderr and "a tree has no leaves" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "generate", "attend", "evaluate", "push", "serve"])
+@pytest.mark.parametrize("command", ["demo", "train", "generate", "attend", "evaluate", "push", "serve", "doctor"])
 def test_the_help_of_each_command_shows_examples(command, capsys):
     assert run(command, "--help") == 0
     assert f"hf-genai {command} " in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 private_names.py    the private names of torch that kernels use
 switch.py           turns all twins off and on, and says when a hand-written kernel is right
+report.py           what each twin does, when it runs, and why it does not run on this machine
 """
 
 import importlib
@@ -25,9 +26,14 @@ def twin(operation: str, module: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(f"{__name__}.{module}"), operation)
 
 
+def turned_off() -> str | None:
+    """Return what turns all twins off in this process, or None."""
+    return "HF_GENAI_KERNELS=0 turns all kernels off" if os.environ.get("HF_GENAI_KERNELS") == "0" else None
+
+
 def install(family: str) -> None:
     """Put a family's twins into `hf_genai.models.ops`, unless the environment has HF_GENAI_KERNELS=0."""
-    if os.environ.get("HF_GENAI_KERNELS") == "0":
+    if turned_off():
         return
     ops = importlib.import_module("hf_genai.models.ops")
     for operation, module in TWINS[family].items():
