@@ -1,15 +1,15 @@
-"""Texts to token ids: where they come from, how they are read and held out, and what makes rows of ids of them.
+"""From files to rows of token ids: read, filter, split, tokenize and pack texts.
 
-pairs.py         sentence pairs, judged and split
-cldr.py          pairs made at run time of Unicode CLDR
-pair_files.py    pairs as they stand in files and Arrow tables
-language_packs.py  translations of JupyterLab's texts as pairs
-readers.py       rows as they stand in files of any format
-texts.py         texts, alone or with labels and the like, judged and split
+pairs.py         load, filter and split sentence pairs
+cldr.py          generate sentence pairs from Unicode CLDR
+pair_files.py    read pairs from files and Arrow tables
+language_packs.py  read JupyterLab's translations as pairs
+readers.py       read rows from files of any format
+texts.py         load, filter and split texts, with or without labels
 built_in.py      texts and labelled rows that need no download
-tokenizers.py    train, save, open and use tokenizers
-plain_text.py    read what users typed as text, and words as running text
-packing.py       several texts in a row
+tokenizers.py    train, save, load and use tokenizers
+plain_text.py    tokenize control tokens in a user's text as text; join words to a text
+packing.py       pack several texts into a row
 """
 
 from importlib import import_module
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .pairs import PairData, PairReport, Provenance, load_pairs
     from .tokenizers import load_tokenizers, save_tokenizers, train_tokenizer
 
-# Loaded at first use: the command line imports this package before it needs torch, which takes seconds.
+# Loaded at first use: the command line imports this package, and importing torch takes seconds.
 _HOME = {
     "CldrPairs": "cldr",
     "PairData": "pairs",

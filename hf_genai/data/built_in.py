@@ -1,16 +1,16 @@
-"""Rows to train on that need no download: from the interpreter's own files and from Unicode CLDR.
+"""Built-in training rows that need no download, from Python's standard library and from Unicode CLDR.
 
 | name             | task           | a row                                                                     |
 |------------------|----------------|---------------------------------------------------------------------------|
 | stdlib:prose     | pretraining    | a text of the standard library's documentation                            |
 | stdlib:code      | code           | a source file of the standard library                                     |
-| stdlib:tokens    | tagging        | a line of code in tokens; the kind of each, by Python's own tokenizer      |
-| stdlib:calls     | qa             | a function's documentation; what it says of an argument                   |
-| stdlib:summaries | summarisation  | a documentation text without its first line; that line                    |
-| stdlib:questions | dialogue       | "What does X do?"; the first line of its documentation                    |
-| cldr:languages   | classification | a name of a country, language or currency; the language it is written in  |
+| stdlib:tokens    | tagging        | the tokens of a line of code; the type of each, by Python's tokenizer     |
+| stdlib:calls     | qa             | a function's documentation; the sentence about an argument                |
+| stdlib:summaries | summarisation  | a documentation text without its first line; the first line               |
+| stdlib:questions | dialogue       | "What does X do?"; the first line of X's documentation                    |
+| cldr:languages   | classification | a name of a country, language or currency; the language of the name       |
 
-Texts are people's; questions and the choice of answers are made by rule.
+People wrote the texts; rules make the questions and choose the answers.
 """
 
 import ast
@@ -31,19 +31,19 @@ _LANGUAGES = ("en", "fr", "de", "es", "it", "pt", "nl", "sv", "da", "pl", "cs", 
 
 
 def load_built_in(name: str) -> tuple[Dataset, Provenance]:
-    """Return all rows of one of the sets above.
+    """Return all rows and the provenance of one of the sets above.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: an unknown name.
     """
     if name not in MAKERS:
-        raise ValueError(f"source={name!r}: unknown; known: {', '.join(MAKERS)}")
-    rows, what = MAKERS[name]
+        raise ValueError(f"source must be one of {', '.join(MAKERS)}, not {name!r}")
+    rows, description = MAKERS[name]
     is_cldr = name.startswith("cldr")
     version = sys.version.split()[0]
     return Dataset.from_list(list(rows())), Provenance(
         name=name,
-        description=what,
+        description=description,
         licence="Unicode-3.0 (CLDR data)" if is_cldr else "PSF-2.0",
         origin="Unicode CLDR, through Babel" if is_cldr else f"Python {version}'s standard library",
         languages=_LANGUAGES if is_cldr else ("en",),
@@ -52,7 +52,7 @@ def load_built_in(name: str) -> tuple[Dataset, Provenance]:
 
 
 def standard_library_sources() -> Iterator[tuple[Path, str]]:
-    """Yield each source file of the standard library, in the order of their names, without tests and packages."""
+    """Yield path and text of each source file of the standard library, sorted, without tests and site-packages."""
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         inside = path.relative_to(root).parts
@@ -64,7 +64,7 @@ def standard_library_sources() -> Iterator[tuple[Path, str]]:
 
 
 def _prose() -> Iterator[dict[str, Any]]:
-    """The language reference that `help()` shows, and the documentation of modules, classes and functions."""
+    """Yield the topics of `help()`, and the docstrings of modules, classes and functions."""
     from pydoc_data.topics import topics
 
     yield from ({"text": topics[name]} for name in sorted(topics))
@@ -91,12 +91,12 @@ def _languages() -> Iterator[dict[str, Any]]:
                 if len(text) >= 5 and not any(mark.isdigit() for mark in text):
                     seen.setdefault(text, set()).add(code)
     for text in sorted(seen):
-        if len(seen[text]) == 1:  # what several languages write alike has no one answer
+        if len(seen[text]) == 1:  # a name that several languages share has no single label
             yield {"text": text, "label": next(iter(seen[text]))}
 
 
 def _tokens() -> Iterator[dict[str, Any]]:
-    kinds = {
+    names_of_types = {
         tokenize.NUMBER: "number",
         tokenize.STRING: "string",
         tokenize.OP: "operator",
@@ -104,20 +104,20 @@ def _tokens() -> Iterator[dict[str, Any]]:
     }
     for _, text in standard_library_sources():
         try:
-            found = list(tokenize.generate_tokens(io.StringIO(text).readline))
+            tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
         except (tokenize.TokenError, SyntaxError, IndentationError):
             continue
         words: list[str] = []
         tags: list[str] = []
         line = 0
-        for position, token in enumerate(found):
+        for position, token in enumerate(tokens):
             if token.start[0] != line and len(words) >= 4:
                 yield {"tokens": words, "tags": tags}
             if token.start[0] != line:
                 words, tags, line = [], [], token.start[0]
             if token.type == tokenize.NAME:
-                before = found[position - 1].string if position else ""
-                after = found[position + 1].string if position + 1 < len(found) else ""
+                before = tokens[position - 1].string if position else ""
+                after = tokens[position + 1].string if position + 1 < len(tokens) else ""
                 kind = "name"
                 if keyword.iskeyword(token.string):
                     kind = "keyword"
@@ -127,8 +127,8 @@ def _tokens() -> Iterator[dict[str, Any]]:
                     kind = "call"
                 elif before == ".":
                     kind = "attribute"
-            elif token.type in kinds and "\n" not in token.string and len(token.string) < 60:
-                kind = kinds[token.type]
+            elif token.type in names_of_types and "\n" not in token.string and len(token.string) < 60:
+                kind = names_of_types[token.type]
             else:
                 continue
             words.append(token.string)
@@ -157,12 +157,10 @@ def _calls() -> Iterator[dict[str, Any]]:
             word = argument.arg
             if len(word) < 4 or word in ("self", "args", "kwargs"):
                 continue
-            for place, sentence in _sentences(text):
+            for start, sentence in _sentences(text):
                 if f" {word} " in f" {sentence} " and 20 < len(sentence) < 200:
-                    yield {
-                        **{"question": f"What does {name} say of {word}?", "context": text},
-                        **{"answer": sentence, "answer_start": place},
-                    }
+                    question = f"What does {name} say of {word}?"
+                    yield {"question": question, "context": text, "answer": sentence, "answer_start": start}
                     break
 
 
@@ -170,7 +168,8 @@ def _sentences(text: str) -> Iterator[tuple[int, str]]:
     start = 0
     while start < len(text):
         end = min(
-            (place for mark in (". ", ".\n", "\n\n") if (place := text.find(mark, start)) >= 0), default=len(text)
+            (position for mark in (". ", ".\n", "\n\n") if (position := text.find(mark, start)) >= 0),
+            default=len(text),
         )
         sentence = text[start : end + 1].rstrip()
         lead = len(sentence) - len(sentence.lstrip())
@@ -193,7 +192,7 @@ def _questions() -> Iterator[dict[str, Any]]:
             kind = "class" if isinstance(node, ast.ClassDef) else "function"
             turns = [f"What does the {kind} {name} do?", first]
             roles = ("user", "assistant")
-            yield {"messages": [{"role": r, "content": t} for r, t in zip(roles, turns, strict=True)]}
+            yield {"messages": [{"role": role, "content": turn} for role, turn in zip(roles, turns, strict=True)]}
 
 
 def _code() -> Iterator[dict[str, Any]]:

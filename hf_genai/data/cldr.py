@@ -1,8 +1,8 @@
-"""Translation pairs composed at run time from Unicode CLDR, the locale data that Babel carries.
+"""Generate translation pairs at run time from Unicode CLDR, the locale data in Babel.
 
-Every part (the name of a month, "{0} kilometres", "il y a {0} ans", "Côte d'Ivoire") was translated by people for
-CLDR; which parts stand together is drawn by rule. So the pairs are synthetic combinations of human translations: word
-order, plurals, articles, list commas and number formats really change between languages, but nobody wrote the phrases.
+People translated every part for CLDR (the name of a month, "{0} kilometres", "il y a {0} ans", "Côte d'Ivoire"). Rules
+combine the parts at random. The pairs are thus synthetic combinations of human translations: word order, plurals,
+articles, list commas and number formats differ between languages, but nobody wrote the phrases.
 
 Reference: Unicode CLDR, https://cldr.unicode.org (Unicode licence), through Babel (BSD-3-Clause).
 """
@@ -21,7 +21,7 @@ from babel.numbers import format_currency, get_currency_name
 from babel.units import format_compound_unit, format_unit
 
 KINDS = ("date", "moment", "relative", "measure", "rate", "money", "countries", "languages", "mixture")
-# Names are many, and each must be met a few times to be learned.
+# There are many names, and each must occur several times to be learned.
 _WEIGHTS = {"countries": 2, "languages": 2}
 
 _SECONDS = {"minute": 60, "hour": 3600, "day": 86400, "week": 604800, "month": 2592000, "year": 31536000}
@@ -36,7 +36,7 @@ _RATES = [(unit, per) for unit in _RATED.split() for per in _PER.split()]
 _RATES += [(unit, "area-square-meter") for unit in ("energy-kilowatt-hour", "mass-kilogram", "volume-liter")]
 _CURRENCIES = """AUD BRL CAD CHF CNY CZK DKK EGP EUR GBP HUF IDR ILS INR JPY KES KRW MXN NGN NOK NZD PHP PLN RON RUB
 SEK THB TRY UAH USD VND ZAR"""
-# A code that a later CLDR adds would move every draw after it: these stand in all of its releases from 45 to 49.
+# Codes that are in all CLDR releases from 45 to 49. A code that only some releases have would shift all later draws.
 _COUNTRIES = """AC AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR BS BT
 BV BW BY BZ CA CC CD CF CG CH CI CK CL CM CN CO CP CR CU CV CW CX CY CZ DE DG DJ DK DM DO DZ EA EC EE EG EH ER ES ET
 EU EZ FI FJ FK FM FO FR GA GB GD GE GF GG GH GI GL GM GN GP GQ GR GS GT GU GW GY HK HM HN HR HT HU IC ID IE IL IM IN
@@ -49,14 +49,14 @@ ee el en eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu
 ja jv ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mr ms mt my na nb nd
 ne ng nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg sh si sk sl sm sn so sq sr ss
 st su sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu"""
-# English or French names that differ between those releases: no row has them, so that each Babel gives the same rows.
+# Codes whose English or French names differ between these releases: excluded, so that all releases give the same rows.
 _RENAMED = {"HM", "SH", "TF", "ZZ"}
 _PARTS_OF_A_MIXTURE = ("relative", "measure", "rate", "money")
 
-# Each combination belongs to one split for good, whatever the seed, the sizes or the languages.
+# The split of a combination does not depend on the seed, the sizes or the languages.
 _BUCKETS = 20
 _BUCKET_OF = {"test": 0, "validation": 1}
-# Draws of one kind refused in a row: 20 to hit a bucket of 1 in 20, times 150 to meet a new combination.
+# Maximum number of consecutive rejected draws of one kind: 20 to hit 1 of 20 buckets, times 150 for a new combination.
 _GIVE_UP_AFTER = 3000
 
 _PLAIN = str.maketrans(
@@ -76,20 +76,20 @@ _PLAIN = str.maketrans(
 def plain_text(text: str) -> str:
     """Return `text` as people type it.
 
-    No-break and thin spaces (U+00A0, U+202F, U+2009) become a space, the typographic apostrophes (U+2019, U+02BC)
-    become ', and the invisible direction marks (U+200E, U+200F, U+061C) go.
+    No-break and thin spaces (U+00A0, U+202F, U+2009) become a space, typographic apostrophes (U+2019, U+02BC) become
+    ', and invisible direction marks (U+200E, U+200F, U+061C) are removed.
     """
     return text.translate(_PLAIN)
 
 
 @cache
 def _root() -> Locale:
-    """Return CLDR's root, which every language inherits what it does not spell from."""
+    """Return CLDR's root locale, from which every language inherits what it does not define."""
     return Locale.parse("root")
 
 
 class _Draws:
-    """Integers from `random.Random.random`, the one method whose sequence Python promises to keep across versions."""
+    """Random integers from `random.Random.random`, the only method with a sequence that is stable across versions."""
 
     def __init__(self, seed: str):
         self._random = random.Random(seed).random
@@ -108,7 +108,7 @@ class _Draws:
 
 
 class _Speaker:
-    """Says a combination in one language: a tuple of a kind and what fills it, which is the same in every language."""
+    """Render combinations, tuples of a kind and its language-independent arguments, in one language."""
 
     def __init__(self, identifier: str):
         self.locale = _locale(identifier)
@@ -124,7 +124,7 @@ class _Speaker:
         self.has_dates = not self.locale.months["format"]["wide"][1].startswith("M0")
 
     def _length(self, unit: str) -> str | None:
-        """Return "long" or, where the language spells no long form, its own "short" one; None where it has neither.
+        """Return "long" or, if the language has no long form of the unit, "short"; None if the language has neither.
 
         A form that a language lacks comes out with the unit's identifier in it or as CLDR's root has it, by release of
         Babel. The value is one of the plural class that every spelled unit has.
@@ -156,7 +156,7 @@ class _Speaker:
 
     def relative(self, unit: str, count: int) -> str:
         delta = datetime.timedelta(seconds=_SECONDS[unit] * count)
-        # A threshold out of reach keeps the unit: 45 days stay days.
+        # An unreachable threshold keeps the unit: 45 days stay days.
         return format_timedelta(
             delta,
             granularity=unit,  # type: ignore[arg-type]
@@ -190,17 +190,17 @@ class _Speaker:
 
 
 class CldrPairs:
-    """Draws translation pairs of two languages.
+    """Draw translation pairs of two languages.
 
     Args:
         source_language: a Babel identifier such as "en", "pt_BR" or "zh_Hant".
-        target_language: another one.
-        kinds: which of `KINDS` to draw, lists of names twice as often as the others. A kind that CLDR lacks in either
-            language is left out and named in `missing_kinds`.
+        target_language: another Babel identifier.
+        kinds: the kinds of `KINDS` to draw; lists of names are drawn twice as often as other kinds. A kind that CLDR
+            lacks in either language is left out and listed in `missing_kinds`.
 
     Raises:
-        ValueError: an unknown language (the nearest known ones are named), twice the same one, an unknown kind, or two
-            languages for which CLDR has none of the kinds.
+        ValueError: an unknown language (the message names similar known ones), the same language twice, an unknown
+            kind, or two languages for which CLDR has none of the kinds.
     """
 
     def __init__(self, source_language: str, target_language: str, kinds: Sequence[str] = KINDS):
@@ -209,7 +209,7 @@ class CldrPairs:
         self._speakers = (_Speaker(source_language), _Speaker(target_language))
         one, two = self._speakers
         if one.locale == two.locale:
-            raise ValueError(f"source_language and target_language are both {source_language!r}; take two languages")
+            raise ValueError(f"source_language and target_language must differ, not be both {source_language!r}")
         self._units = sorted(one.length.keys() & two.length.keys())
         self._rates = sorted(set(one.rates) & set(two.rates))
         self._currencies = sorted(set(one.currencies) & set(two.currencies))
@@ -239,15 +239,15 @@ class CldrPairs:
     def draw(
         self, num_train: int, num_validation: int, num_test: int, seed: int = 0
     ) -> dict[str, list[tuple[str, str]]]:
-        """Return pairs (source, target) by split; equal arguments give equal pairs, in any process and Python.
+        """Return pairs (source, target) by split; the same arguments give the same pairs in any process and Python.
 
-        No source and no target text occurs twice, in one split or in two. A hash of the combination decides its split
-        (18 of 20 train), so a combination once held out is never trained on, under any seed, size or languages.
-        Validation and test do not depend on `num_train`. English and French rows are equal under Babel 2.16 to 2.19;
-        where CLDR's releases translate another language differently, its rows follow the one that Babel carries.
+        No source text and no target text occurs twice. A hash of the combination determines its split (18 of 20
+        train), so a held-out combination is never a training pair, for any seed, size or language. Validation and test
+        do not depend on `num_train`. English and French rows are equal for Babel 2.16 to 2.19; rows of other languages
+        follow the CLDR release in Babel.
 
         Raises:
-            ValueError: more pairs asked for than there are, with the number that there are.
+            ValueError: more pairs requested than there are distinct pairs.
         """
         sources: set[str] = set()
         targets: set[str] = set()
@@ -311,7 +311,7 @@ class CldrPairs:
 
     @staticmethod
     def _value(draws: _Draws) -> float:
-        """A whole number below 200 or, one time in four, tenths below 20: plurals depend on how it is written."""
+        """Return an integer below 200 or, one time in four, tenths below 20: plural forms depend on the decimals."""
         return draws.below(200) if draws.below(4) else draws.below(200) / 10
 
 

@@ -9,17 +9,17 @@ from typing import Any
 
 from babel.messages.mofile import read_mo
 
-# two texts; or the reason, in a word, why a message is none
+# two texts; or the reason, in a word, why a message gives no pair
 Pair = tuple[str, str] | str
 
 
 def read_language_pack(locale: str) -> tuple[list[Pair], str]:
-    """Read JupyterLab's texts from the installed package `jupyterlab-language-pack-<locale>`; return rows and version.
+    """Return the pairs and the version of the installed package `jupyterlab-language-pack-<locale>`.
 
-    Texts with placeholders, markup or mnemonics and untranslated ones come as a reason instead of a row.
+    Untranslated texts and texts with placeholders, markup or mnemonics give a reason instead of a pair.
 
     Raises:
-        ImportError: the package is not installed; the message says how to get it.
+        ImportError: the package is not installed; the message names the command to install it.
     """
     package = f"jupyterlab-language-pack-{locale}"
     spec = importlib.util.find_spec(package.replace("-", "_"))
@@ -43,8 +43,8 @@ _CODE = re.compile(r"[{}<>\[\]\\|`#@=_~]|%[\w(%]|://|&\w|\$\w")
 
 
 def _forms(ids: Any, strings: Any) -> Iterator[Pair]:
-    """Singular, and plural where there is one; the last of a language's plural forms is the one for large numbers."""
-    ids, strings = (x if isinstance(x, (tuple, list)) else (x,) for x in (ids, strings))
+    """Yield pairs of the singular and, if present, the last plural form, which languages use for large numbers."""
+    ids, strings = (forms if isinstance(forms, (tuple, list)) else (forms,) for forms in (ids, strings))
     for source, target in dict.fromkeys(((ids[0], strings[0]), (ids[-1], strings[-1]))):
         if not target or source == target:
             yield "untranslated"

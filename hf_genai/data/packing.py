@@ -1,4 +1,4 @@
-"""Pack texts of different lengths into rows of one length, so that hardly anything is padding."""
+"""Pack texts of different lengths into rows of one length with little padding."""
 
 import inspect
 import sys
@@ -15,12 +15,12 @@ from datasets.fingerprint import Hasher
 
 from ..private_names import fingerprint_of
 
-SHARD_TOKENS = 1 << 24  # packed at once: rows get as full as from all texts, and memory grows by 250 MB at most
+SHARD_TOKENS = 1 << 24  # tokens packed at once: enough to fill rows as well as all texts would, in at most 250 MB
 
 
 @dataclass(frozen=True)
 class PackingReport:
-    """What packing made of a set of texts; `fill_rate` (0-1) is the share of the rows' places that hold a token."""
+    """Counts of a packed dataset; `fill_rate` (0-1) is the share of positions that hold a token."""
 
     num_texts: int
     num_rows: int
@@ -41,7 +41,7 @@ class PackingReport:
 
 
 def split_long(lengths: Sequence[int], row_length: int) -> list[tuple[int, int, int]]:
-    """Return (text, start, end) of each piece of at most `row_length` tokens, in order."""
+    """Return (text index, start, end) of pieces of at most `row_length` tokens, in order."""
     return [
         (text, start, min(start + row_length, length))
         for text, length in enumerate(lengths)
@@ -50,12 +50,12 @@ def split_long(lengths: Sequence[int], row_length: int) -> list[tuple[int, int, 
 
 
 def first_fit(lengths: Iterable[int], row_length: int) -> list[list[int]]:
-    """Put each item into the first row that still has room for it; return the items of each row.
+    """Put each item into the first row with enough room; return the item indices of each row.
 
-    With lengths 5, 4, 3, 2 and rows of 8: [[0, 2], [1, 3]].
+    With lengths 5, 4, 3, 2 and rows of 8 the result is [[0, 2], [1, 3]].
 
-    A tree over the rows finds that row in the logarithm of their number (Johnson 1974, "Fast Algorithms for Bin
-    Packing": never more than 1.7 times the fewest rows possible).
+    A tree over the rows finds the first row in logarithmic time. First fit uses at most 1.7 times the minimum number
+    of rows (Johnson 1974, "Fast Algorithms for Bin Packing").
 
     Raises:
         ValueError: an item that is empty or longer than a row.
@@ -64,7 +64,7 @@ def first_fit(lengths: Iterable[int], row_length: int) -> list[list[int]]:
     size = 1
     while size < len(lengths):
         size *= 2
-    room = [row_length] * (2 * size)  # room[node]: the largest room of a row below the node; the leaves are the rows
+    room = [row_length] * (2 * size)  # room[node]: the largest room of all rows below the node; rows are the leaves
     rows: list[list[int]] = []
     for item, length in enumerate(lengths):
         if not 0 < length <= row_length:
@@ -84,7 +84,7 @@ def first_fit(lengths: Iterable[int], row_length: int) -> list[list[int]]:
 
 
 def shards_of(lengths: np.ndarray, most_tokens: int) -> list[tuple[int, int]]:
-    """Return (first text, one past the last) of each shard: up to `most_tokens` tokens, or one longer text."""
+    """Return (first text, end) of each shard: texts with up to `most_tokens` tokens in all, or one longer text."""
     before = np.concatenate([[0], np.cumsum(lengths)])  # tokens before each text
     bounds = [0]
     while bounds[-1] < len(lengths):
@@ -94,7 +94,7 @@ def shards_of(lengths: np.ndarray, most_tokens: int) -> list[tuple[int, int]]:
 
 
 def pack_shard(texts: pa.ChunkedArray, row_length: int) -> pa.Table:
-    """Return the rows that texts, lists of token ids, make; see `pack`."""
+    """Pack texts (lists of token ids) into a table of rows; see `pack`."""
     lengths = pc.list_value_length(texts).to_numpy()
     ids = pc.list_flatten(texts).to_numpy()
     first = np.cumsum(lengths) - lengths  # of each text's ids
@@ -117,19 +117,19 @@ def pack_shard(texts: pa.ChunkedArray, row_length: int) -> pa.Table:
 def pack(dataset: Dataset, row_length: int) -> tuple[Dataset, PackingReport]:
     """Pack tokenized texts into rows.
 
-    The rows have two columns: `input_ids`, the texts one after another, and `lengths`, where one ends and the next
-    begins. `objectives` makes of them positions that start over with each text, so that no text sees another. Texts
-    longer than a row are cut into pieces first.
+    The result has two columns: `input_ids` (the concatenated texts of a row) and `lengths` (the lengths of these
+    texts). The collators turn `lengths` into positions that restart with each text, so that texts do not attend to
+    each other. Texts longer than a row are split into pieces.
 
-    A shard of `SHARD_TOKENS` tokens is packed at a time, so that memory does not grow with the data. The rows of a
-    dataset on disk lie beside it, in `datasets`' cache; those of a dataset in memory stay there.
+    Texts are packed in shards of `SHARD_TOKENS` tokens, so that memory does not grow with the data. The rows of a
+    dataset on disk are written to its `datasets` cache; the rows of a dataset in memory stay in memory.
 
     Args:
-        dataset: with a column `input_ids`; other columns are dropped.
-        row_length: tokens of a row, at most.
+        dataset: has a column `input_ids`; other columns are dropped.
+        row_length: maximum number of tokens in a row.
 
     Raises:
-        ValueError: no column `input_ids`, no text, or a row_length below 1.
+        ValueError: no column `input_ids`, no token, or a row_length below 1.
     """
     if "input_ids" not in dataset.column_names:
         raise ValueError(f"dataset must have a column input_ids; it has {', '.join(dataset.column_names) or 'none'}")
@@ -140,8 +140,8 @@ def pack(dataset: Dataset, row_length: int) -> tuple[Dataset, PackingReport]:
         [np.zeros(0, int), *(pc.list_value_length(table["input_ids"]).to_numpy() for table in texts.iter(1000))]
     )
     if not lengths.sum():
-        raise ValueError("dataset holds no token to pack")
-    # what the rows depend on; this file, too, as a cache outlives a change of it
+        raise ValueError("dataset must hold at least one token to pack, not 0")
+    # everything the rows depend on, including this file: the cache outlives changes of the code
     code = inspect.getsource(sys.modules[__name__])
     fingerprint = Hasher.hash([fingerprint_of(dataset), row_length, SHARD_TOKENS, code])
     files = dataset.cache_files
@@ -155,5 +155,10 @@ def pack(dataset: Dataset, row_length: int) -> tuple[Dataset, PackingReport]:
         new_fingerprint=fingerprint,
         desc="packing, in shards",
     ).with_format(None)
-    split = int((lengths > row_length).sum())
-    return rows, PackingReport(len(lengths), len(rows), int(lengths.sum()), row_length, split)
+    return rows, PackingReport(
+        num_texts=len(lengths),
+        num_rows=len(rows),
+        num_tokens=int(lengths.sum()),
+        row_length=row_length,
+        num_split=int((lengths > row_length).sum()),
+    )

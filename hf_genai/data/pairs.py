@@ -1,4 +1,4 @@
-"""Load a table of sentence pairs, judge its rows, hold out validation and test, and say where it all came from."""
+"""Load sentence pairs, filter them, hold out validation and test pairs, and record the provenance."""
 
 import hashlib
 import logging
@@ -15,13 +15,13 @@ from datasets import Dataset, DatasetInfo, Features, Value, load_dataset, load_f
 from .cldr import CldrPairs
 from .language_packs import read_language_pack
 from .pair_files import RawPair, numbered, read_arrow, read_pairs
-from .readers import TABLES, files_of_folder, kind
+from .readers import TABLES, file_type, files_of_folder
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 DEFAULT_SHARE = 0.05
-SHOWN = 3  # of the rows left out for a reason, those whose places are told
+MAX_SHOWN = 3  # number of locations that a report shows for each reason
 CLDR_SIZES = {"train": 8000, "validation": 500, "test": 500}
 _FEATURES = Features({"source": Value("string"), "target": Value("string")})
 
@@ -31,52 +31,55 @@ HeldOut = float | str | Path | Sequence[str | Path] | None
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where pairs come from, for the model card."""
+    """Origin of a dataset, for the model card."""
 
     name: str
     description: str
     licence: str
     origin: str  # package and version, address, or file names
     languages: tuple[str, ...] = ()
-    synthetic: bool | None = None  # True: made by a program. False: written by people. None: not known
-    dataset_id: str | None = None  # its name on the Hub, if it lies there
+    synthetic: bool | None = None  # True: made by a program; False: written by people; None: unknown
+    dataset_id: str | None = None  # name on the Hub; None: not on the Hub
 
 
-def said_of_left_out(counts: Mapping[str, int], places: Mapping[str, Sequence[str]]) -> str:
-    """Return reasons with their numbers of rows, and the places of the first: "2 empty (a.csv, line 3; ...)"."""
+def describe_left_out(counts: Mapping[str, int], locations: Mapping[str, Sequence[str]]) -> str:
+    """Return the reasons with row counts and the first locations: "2 empty (a.csv, line 3; ...)"."""
 
-    def of(reason: str, count: int) -> str:
-        shown = places.get(reason, ())
+    def location_text(reason: str, count: int) -> str:
+        shown = locations.get(reason, ())
         return f" ({'; '.join(shown)}{'; ...' if len(shown) < count else ''})" if shown else ""
 
-    return ", ".join(f"{count:,} {reason}{of(reason, count)}" for reason, count in sorted(counts.items()))
+    return ", ".join(f"{count:,} {reason}{location_text(reason, count)}" for reason, count in sorted(counts.items()))
 
 
 @dataclass
 class PairReport:
-    """Rows kept and rows left out, by split and reason. What a split was held out of counts as "train"."""
+    """Numbers of kept pairs by split, and of left-out rows by split and reason.
+
+    Splits that are held out of the training rows count their left-out rows as "train".
+    """
 
     kept: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, dict[str, int]] = field(default_factory=lambda: {split: {} for split in SPLITS})
-    places: dict[str, dict[str, list[str]]] = field(default_factory=lambda: {split: {} for split in SPLITS})
-    """Where the first rows left out stand, by split and reason."""
+    locations: dict[str, dict[str, list[str]]] = field(default_factory=lambda: {split: {} for split in SPLITS})
+    """Locations of the first left-out rows, by split and reason."""
 
-    def add(self, split: str, reason: str, count: int = 1, place: str | None = None) -> None:
+    def add(self, split: str, reason: str, count: int = 1, location: str | None = None) -> None:
         self.left_out[split][reason] = self.left_out[split].get(reason, 0) + count
-        if place is not None and len(places := self.places[split].setdefault(reason, [])) < SHOWN:
-            places.append(place)
+        if location is not None and len(locations := self.locations[split].setdefault(reason, [])) < MAX_SHOWN:
+            locations.append(location)
 
     def __str__(self) -> str:
         lines = []
         for split in SPLITS:
-            bad = said_of_left_out(self.left_out[split], self.places[split])
+            bad = describe_left_out(self.left_out[split], self.locations[split])
             lines.append(f"{split}: {self.kept.get(split, 0):,} pairs" + (f"; left out: {bad}" if bad else ""))
         return "\n".join(lines)
 
 
 @dataclass
 class PairData:
-    """Three datasets with exactly the columns `source` and `target` (text), their report and their provenance."""
+    """Three datasets with the columns `source` and `target` (text), the report and the provenance."""
 
     train: Dataset
     validation: Dataset
@@ -103,38 +106,38 @@ def load_pairs(
 ) -> PairData:
     """Load sentence pairs.
 
-    Surrounding white space is taken off; else texts stay as they are. A row is left out, and counted in the report,
-    when a text is `missing`, `not_text`, `empty` or `too_long`, when the pair is a `duplicate` of an earlier one (not
-    in what is given as validation or test), when its source text is `held_out` in a later split, and for what its
-    reader found (`wrong_number_of_columns`, `untranslated`, `placeholder_or_markup`).
+    White space around texts is removed; otherwise texts are unchanged. Rows are left out and counted by reason: a text
+    is `missing`, `not_text`, `empty` or `too_long`; the pair is a `duplicate` of an earlier training pair; a later
+    split has the same source text (`held_out`); or the reader reports a flaw (`wrong_number_of_columns`,
+    `untranslated`, `placeholder_or_markup`).
 
     Args:
         source: one of
-            - "cldr:en-fr": composed from Unicode CLDR in any two languages of Babel (see `cldr`);
-            - "jupyterlab:fr-FR": JupyterLab's own texts, from the package jupyterlab-language-pack-fr-FR or a sister;
+            - "cldr:en-fr": generated from Unicode CLDR in any two languages of Babel (see `cldr`);
+            - "jupyterlab:fr-FR": JupyterLab's texts, from the package jupyterlab-language-pack-fr-FR;
             - a .csv, .tsv, .jsonl or .parquet file, or a list of them;
-            - a list of two plain text files, source then target, whose lines correspond;
+            - a list of two plain text files, source then target, with aligned lines;
             - the name of a dataset on the Hub, or a folder that `datasets.load_dataset` reads.
-        source_column, target_column: for tables; "en" also finds {"translation": {"en": ...}}.
+        source_column, target_column: columns of tables; "en" also matches {"translation": {"en": ...}}.
         validation, test: a number of pairs (int; 0 for none), a share of the set (0 < float < 1), file(s) like
-            `source`, or the name of a split on the Hub. None takes the Hub's own split, else holds out 5 % (500 pairs
-            of CLDR). Pairs are held out by a hash of the source text: no source text is in two splits, and the choice
-            is stable.
-        hold_out: False holds nothing out by default: a split that the source does not have stays empty.
-        train_size: at most this many training pairs, drawn with `seed` (of CLDR, exactly so many; None is 8,000).
-        max_length_chars: longest text to keep, in characters.
-        seed: of CLDR's combinations and of `train_size`; it never moves a pair between splits.
-        config_name, revision: of a dataset on the Hub.
-        licence, languages: of your own files, for the card.
+            `source`, or the name of a split on the Hub. None: the Hub dataset's split, or else 5 % of the pairs (CLDR:
+            500 pairs). Pairs are held out by a hash of the source text, so the choice is stable and no source text is
+            in two splits.
+        hold_out: False: with None, a split that the source lacks stays empty.
+        train_size: maximum number of training pairs, drawn with `seed` (CLDR: the exact number; None is 8,000).
+        max_length_chars: maximum number of characters in a text.
+        seed: seed of CLDR's combinations and of `train_size`; the seed never moves a pair between splits.
+        config_name, revision: configuration and revision of a dataset on the Hub.
+        licence, languages: licence and languages of your own files, for the model card.
 
     Raises:
-        ValueError: a source, file, column, split or size that is not there, or a split with no pair left.
+        ValueError: a missing source, file, column or split, an invalid size, or a split without pairs.
         ImportError: the language pack is not installed.
     """
     if max_length_chars < 1:
-        raise ValueError(f"max_length_chars must be at least 1, got {max_length_chars}")
+        raise ValueError(f"max_length_chars must be at least 1, not {max_length_chars}")
     if train_size is not None and train_size < 1:
-        raise ValueError(f"train_size must be at least 1 or None, got {train_size}")
+        raise ValueError(f"train_size must be at least 1 or None, not {train_size}")
     held_out = {"validation": validation, "test": test}
     for split, value in held_out.items():
         _check_held_out(split, value)
@@ -152,8 +155,13 @@ def load_pairs(
     elif paths is not None:
         raw = {"train": read_pairs(paths, *columns)}
         name = ", ".join(path.name for path in paths)
-        description = f"Sentence pairs from {name}."
-        provenance = Provenance(name, description, licence or "not stated", name, tuple(languages or ()))
+        provenance = Provenance(
+            name=name,
+            description=f"Sentence pairs from {name}.",
+            licence=licence or "not stated",
+            origin=name,
+            languages=tuple(languages or ()),
+        )
     else:
         raw, provenance = _named_set(str(source), columns, held_out, config_name, revision, licence, languages)
     for split, value in held_out.items():
@@ -209,7 +217,7 @@ def _finish(
 def _judge(rows: Iterable[RawPair], split: str, max_length_chars: int, report: PairReport) -> list[tuple[str, str]]:
     pairs: list[tuple[str, str]] = []
     seen: set[tuple[str, str]] = set()
-    for place, row in rows:
+    for location, row in rows:
         reason = (
             row if isinstance(row, str) else next(filter(None, (_flaw(text, max_length_chars) for text in row)), None)
         )
@@ -220,7 +228,7 @@ def _judge(rows: Iterable[RawPair], split: str, max_length_chars: int, report: P
                 pairs.append(pair)
                 continue
             reason = "duplicate"
-        report.add(split, reason, place=place)
+        report.add(split, reason, location=location)
     return pairs
 
 
@@ -238,7 +246,7 @@ def _flaw(text: Any, max_length_chars: int) -> str | None:
 
 
 def _hold_out(pairs: list[tuple[str, str]], sizes: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
-    """Hand out the source texts in the order of their hashes: first to test, then to validation, the rest to train."""
+    """Assign source texts to test, validation and train, in the order of their hashes."""
     sources = sorted({source for source, _ in pairs}, key=_hash)
     counts = Counter(source for source, _ in pairs)
     split_of: dict[str, str] = {}
@@ -247,16 +255,16 @@ def _hold_out(pairs: list[tuple[str, str]], sizes: dict[str, Any]) -> dict[str, 
         if split not in sizes:
             continue
         size = DEFAULT_SHARE if sizes[split] is None else sizes[split]
-        # At least one where a share was asked for: an empty split would fail much later, at its evaluation.
+        # At least one pair for a share: an empty split would only fail later, in evaluation.
         wanted = size if isinstance(size, int) else max(1, round(size * len(pairs)))
         if wanted >= len(pairs) - len(split_of):
             raise ValueError(
                 f"{split}={sizes[split]}: leaves nothing to train on; the set has {len(pairs)} good pairs"
             )
-        got = 0
-        while got < wanted and (source := next(next_source, None)) is not None:
+        count = 0
+        while count < wanted and (source := next(next_source, None)) is not None:
             split_of[source] = split
-            got += counts[source]
+            count += counts[source]
     result: dict[str, list[tuple[str, str]]] = {split: [] for split in ("train", *sizes)}
     for pair in pairs:
         result[split_of.get(pair[0], "train")].append(pair)
@@ -271,46 +279,48 @@ def _check_held_out(split: str, value: HeldOut) -> None:
     if isinstance(value, numbers.Real) and (
         isinstance(value, bool) or value < 0 or (not isinstance(value, int) and not 0 < value < 1)
     ):
-        raise ValueError(f"{split} must be a number of pairs, a share between 0 and 1, or file(s); got {value!r}")
+        raise ValueError(f"{split} must be a number of pairs, a share between 0 and 1, or file(s), not {value!r}")
 
 
 def _paths(source: str | Path | Sequence[str | Path]) -> list[Path] | None:
-    """Return the files meant by `source`, or None where it can only be a folder or a name on the Hub."""
+    """Return the files that `source` names; None if `source` can only be a folder or a name on the Hub."""
     if isinstance(source, (str, Path)):
         path = Path(source).expanduser()
         if path.is_dir():
             return None
-        is_file = isinstance(source, Path) or path.is_file() or kind(path) in TABLES or source[:1] in ("/", ".", "~")
+        is_file = (
+            isinstance(source, Path) or path.is_file() or file_type(path) in TABLES or source[:1] in ("/", ".", "~")
+        )
         return [path] if is_file else None
     return [Path(path).expanduser() for path in source]
 
 
 def _cldr(source: str, held_out: dict[str, Any], train_size: int | None, seed: int) -> tuple[dict, Provenance]:
-    one, _, two = source.removeprefix("cldr:").partition("-")
-    sizes = dict(CLDR_SIZES, **({"train": train_size} if train_size else {}))
+    source_language, _, target_language = source.removeprefix("cldr:").partition("-")
+    sizes = dict(CLDR_SIZES, train=train_size or CLDR_SIZES["train"])
     for split, value in held_out.items():
         if value is not None and not isinstance(value, int):
-            raise ValueError(f"{split} must be a number of pairs with source={source!r}, got {value!r}")
+            raise ValueError(f"{split} must be a number of pairs with source={source!r}, not {value!r}")
         sizes[split] = sizes[split] if value is None else value
-    generator = CldrPairs(one, two)
+    generator = CldrPairs(source_language, target_language)
     drawn = generator.draw(sizes["train"], sizes["validation"], sizes["test"], seed)
     pairs = {split: list(numbered(rows, source)) for split, rows in drawn.items()}
-    lacking = (
+    missing = (
         f" CLDR lacks in one of these languages: {', '.join(generator.missing_kinds)}."
         if generator.missing_kinds
         else ""
     )
     return pairs, Provenance(
-        name=f"Unicode CLDR combinations, {one}-{two}",
+        name=f"Unicode CLDR combinations, {source_language}-{target_language}",
         description=(
             "Dates, times, measures, money, and lists of countries and languages. The parts are human translations "
             "(Unicode CLDR through Babel); the combinations are composed by rule, and nobody wrote or checked these "
             "phrases. Validation and test are combinations held out by a hash; no source and no target text of theirs "
-            f"occurs in training. Kinds: {', '.join(generator.kinds)}.{lacking}"
+            f"occurs in training. Kinds: {', '.join(generator.kinds)}.{missing}"
         ),
         licence="BSD-3-Clause (Babel), Unicode-3.0 (CLDR data)",
         origin=f"Babel {babel_version} (PyPI), seed {seed}",
-        languages=(one, two),
+        languages=(source_language, target_language),
         synthetic=True,
     )
 
@@ -358,24 +368,24 @@ def _named_set(
 
 
 def refuse_hub_options(source: Any, config_name: str | None, revision: str | None) -> None:
-    """Refuse what chooses among the forms of a data set on the Hub where the data is none."""
+    """Raise ValueError if options of a dataset on the Hub are given for another source."""
     for name, value in {"data_config (config_name)": config_name, "data_revision (revision)": revision}.items():
         if value is not None:
-            raise ValueError(f"{name}={value!r} is for a data set on the Hub; {source} is none: leave it out")
+            raise ValueError(f"{name}={value!r} is for a data set on the Hub; {source} is no such data set")
 
 
 def open_set(
     source: str, config_name: str | None, revision: str | None, built_in: str
 ) -> dict[str, Dataset] | dict[str, list[Path]]:
-    """Open a data set on the Hub, or a folder of files or of `save_to_disk`; return its splits, or their files.
+    """Open a dataset on the Hub or a folder (of files, or saved by `save_to_disk`); return its splits or their files.
 
-    A set without splits is `train`.
+    A dataset without splits is returned as `train`.
 
     Args:
-        built_in: names that could have been meant, for the error.
+        built_in: names of built-in sources, for the error message.
 
     Raises:
-        ValueError: it cannot be opened, or has no split `train`.
+        ValueError: a source that cannot be opened or has no split `train`.
     """
     folder = Path(source).expanduser()
     saved = all((folder / name).is_file() for name in ("state.json", "dataset_info.json"))  # by save_to_disk
@@ -403,15 +413,15 @@ def open_set(
 def provenance_of_set(
     source: str, splits: Mapping[str, Any], revision: str | None, licence: str | None, languages: Sequence[str] | None
 ) -> Provenance:
-    """Return where a folder comes from, or a data set on the Hub, as it says itself."""
+    """Return the provenance of a folder or of a dataset on the Hub, from the dataset's own description."""
     info = getattr(splits["train"], "info", DatasetInfo())
-    here = Path(source).expanduser().is_dir()
-    name = Path(source).expanduser().resolve().name if here else source  # a card tells nobody where the folder lies
+    is_folder = Path(source).expanduser().is_dir()
+    name = Path(source).expanduser().resolve().name if is_folder else source  # a card does not publish local paths
     return Provenance(
         name=name,
         description=info.description.strip() or f"The dataset {name}.",
         licence=licence or info.license or "not stated",
-        origin=info.homepage or (name if here else f"{name}, revision {revision or 'newest'}"),
+        origin=info.homepage or (name if is_folder else f"{name}, revision {revision or 'newest'}"),
         languages=tuple(languages or ()),
-        dataset_id=None if here else name,
+        dataset_id=None if is_folder else name,
     )

@@ -1,7 +1,7 @@
-"""Train a tokenizer on raw text and keep it as a stock fast tokenizer, which AutoTokenizer opens without this package.
+"""Train tokenizers on raw text and save them as stock fast tokenizers, which AutoTokenizer loads without this package.
 
-Special ids are the same for every kind: <pad> 0, <s> 1, </s> 2, <unk> 3. Every encoded text ends in </s>, and what
-looks like one of them in a text is text (see plain_text.py).
+The special tokens are <pad> 0, <s> 1, </s> 2 and <unk> 3 for every kind. Encoded texts end in </s>. Text that looks
+like a special token stays text (see plain_text.py).
 """
 
 import functools
@@ -35,9 +35,9 @@ _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", 
 
 
 class TokenizersBackend(PreTrainedTokenizerFast):
-    """transformers' fast tokenizer, by whose name it is saved and opened again.
+    """transformers' fast tokenizer, saved under the name of transformers' class.
 
-    Once special tokens are added, or a chat template is set, prompts name control tokens.
+    After special tokens are added or a chat template is set, prompts may name control tokens.
     """
 
     def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
@@ -65,47 +65,47 @@ def train_tokenizer(
     ends_texts: bool = True,
     unspaced_alone: bool = False,
 ) -> PreTrainedTokenizerFast:
-    """Train a tokenizer. Equal texts and arguments give a byte-equal `tokenizer.json`.
+    """Train a tokenizer. The same texts and arguments give the same bytes in `tokenizer.json`.
 
-    | kind      | pieces                                    | decoding gives back                                  |
+    | kind      | tokens                                    | decoding restores                                    |
     |-----------|-------------------------------------------|------------------------------------------------------|
     | byte_bpe  | merges of bytes (Sennrich et al. 2016)    | every text, exactly                                  |
-    | unigram   | likeliest pieces (Kudo 2018)              | exactly, but for characters never seen: <unk>        |
-    | char      | single code points                        | exactly, but for characters never seen: <unk>        |
-    | word      | words and runs of punctuation             | all but one leading space; words not kept: <unk>     |
-    | wordpiece | merges of characters within words (BERT)  | words and punctuation, spaced afresh; spaces are lost |
+    | unigram   | most probable pieces (Kudo 2018)          | every text, except unseen characters: <unk>          |
+    | char      | single code points                        | every text, except unseen characters: <unk>          |
+    | word      | words and runs of punctuation             | all but one leading space; unknown words: <unk>      |
+    | wordpiece | merges of characters within words (BERT)  | words and punctuation; spaces are normalised         |
 
-    All but byte_bpe compose characters first (NFC). Unigram and word write a space as \u2581 and cannot tell the two
-    apart: that character comes back as a space.
+    All kinds but byte_bpe compose characters first (NFC). unigram and word write a space as \u2581, so this character
+    in a text is decoded as a space.
 
-    Control tokens that stand in a text are text, in training and in `tokenizer(text)`; the saved tokenizer keeps to
-    it as a stock AutoTokenizer (`split_special_tokens` in its tokenizer_config.json). Special tokens that are added
-    later, such as masks, and a chat template turn that off for prompts, which have to name control tokens then;
-    `encode_text` goes on reading texts as text.
+    Control tokens in a text are text, in training and in `tokenizer(text)`. The saved tokenizer behaves in the same
+    way as a stock AutoTokenizer (`split_special_tokens` in tokenizer_config.json). Adding special tokens later, such
+    as masks, or setting a chat template turns the setting off, because prompts must then name control tokens;
+    `encode_text` still reads all texts as text.
 
     Args:
-        texts: the training texts; both sides of a table of pairs for a shared vocabulary. They are read one by one,
-            and more than once: a column of a data set on disk never is in memory as a whole.
-        kind: one of the above.
-        vocab_size: how many ids to make at most, specials included. Small texts support fewer: see `len(tokenizer)`.
-        model_max_length: ids, </s> included, at which the tokenizer truncates when asked to.
-        ends_texts: put </s> after each text. False for a causal model, which is to go on with what it is given; in
-            training its texts get their end from `end_texts`.
-        unspaced_alone: of byte_bpe, no token holds more than one character of the scripts that put no space between
-            words (Chinese, Japanese, Thai, ...). Else whole clauses may become tokens, and what is sought or tagged
-            may begin or end inside of one.
+        texts: training texts; sources and targets for a shared vocabulary. The texts are iterated over several times,
+            so that a column of a dataset on disk is never in memory as a whole.
+        kind: one of the kinds above.
+        vocab_size: maximum number of ids, special tokens included. Small texts give fewer: see `len(tokenizer)`.
+        model_max_length: number of ids, </s> included, to which the tokenizer truncates on request.
+        ends_texts: append </s> to each text. False for a causal model, which continues its prompt; `end_texts` then
+            appends </s> to training texts.
+        unspaced_alone: for byte_bpe: no token contains more than one character of scripts without spaces between
+            words (Chinese, Japanese, Thai, ...). Otherwise a token may hold a whole clause, and an answer or a tagged
+            word may start or end inside a token.
 
     Raises:
         ValueError: an unknown kind, unspaced_alone with another than byte_bpe, no text, or a `vocab_size` too small
             for the alphabet and the special tokens.
     """
     if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
     if unspaced_alone and kind != "byte_bpe":
-        raise ValueError(f"unspaced_alone must be False for {kind!r}: it is for byte_bpe")
+        raise ValueError(f"unspaced_alone must be False for kind {kind!r}, not True: only byte_bpe supports it")
     texts = _Texts(texts)
     if next(iter(texts), None) is None:
-        raise ValueError("texts holds no text to train on; pass an iterable of strings that are not empty")
+        raise ValueError("texts must hold at least one text that is not empty, not 0")
     train: Any = {"byte_bpe": _byte_bpe, "unigram": _unigram, "wordpiece": _wordpiece, "word": _word, "char": _char}[
         kind
     ]
@@ -130,21 +130,22 @@ def train_tokenizer(
 def add_gap_tokens(
     tokenizer: PreTrainedTokenizerBase, kind: str, mask: str | None = None, others: Sequence[str] = ()
 ) -> None:
-    """Add tokens that stand for something taken out of a text, and that prompts name.
+    """Add a mask token or sentinels, which stand for removed text and which prompts may name.
 
-    Written after a space, such a token takes the space in (as RoBERTa's does), where the kind's pieces carry the space
-    before them: "the bird <mask> in" then has the tokens that "the bird sings in" has with "sings" masked. In texts
-    that `encode_text` reads they stay text.
+    If the tokens of this kind include the space before a word, the added tokens include the space too (as RoBERTa's
+    mask does): "the bird <mask> in" has the tokens of "the bird sings in" with "sings" masked. `encode_text` still
+    reads the added tokens in texts as text.
 
     Args:
-        tokenizer: of `train_tokenizer`.
-        kind: of the tokenizer.
-        mask: becomes the mask token.
-        others: such as sentinels.
+        tokenizer: a tokenizer of `train_tokenizer`.
+        kind: kind of the tokenizer.
+        mask: the mask token.
+        others: further tokens, such as sentinels.
     """
 
     def token(content: str) -> AddedToken:
-        # normalized: the text around it is normalised as one, and a word after it begins with its space alone
+        # normalized: the surrounding text is normalised as a whole, so that a word after the token starts with one
+        # space
         return AddedToken(content, lstrip=kind != "char", normalized=kind in ("unigram", "word"), special=True)
 
     if mask is not None:
@@ -162,10 +163,10 @@ def _put_end(backend: Tokenizer) -> None:
 
 
 def let_texts_end(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Have </s> put after each text, where a tokenizer of `train_tokenizer` was made for a causal model and does not.
+    """Make a tokenizer that `train_tokenizer` trained for a causal model append </s> to each text.
 
-    A classifier reads the state at the end of a text (Radford et al. 2018, section 3.3, have a token for it), and a
-    decoder learns where to stop. Tokenizers of other makers stay as they are.
+    A classifier reads the hidden state at the end token (Radford et al. 2018, section 3.3), and a decoder learns to
+    stop at it. Other tokenizers are not changed.
     """
     first = tokenizer.convert_ids_to_tokens(list(range(len(SPECIAL_TOKENS))))
     if tokenizer.is_fast and first == SPECIAL_TOKENS and not tokenizer.num_special_tokens_to_add():
@@ -173,9 +174,9 @@ def let_texts_end(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def end_texts(rows: Sequence[list[int]], end: int | None) -> list[list[int]]:
-    """Return rows of token ids that end in `end`, for which a tokenizer of a causal model does not care itself.
+    """Append the end token to rows of token ids that lack it; a causal model's tokenizer does not append it.
 
-    With the end 2, [[5, 6], [5, 2]] becomes [[5, 6, 2], [5, 2]]; without one (None) they stay as they are.
+    With the end token 2, [[5, 6], [5, 2]] becomes [[5, 6, 2], [5, 2]]; with None the rows are unchanged.
     """
     return [row if end is None or row[-1:] == [end] else [*row, end] for row in rows]
 
@@ -183,9 +184,9 @@ def end_texts(rows: Sequence[list[int]], end: int | None) -> list[list[int]]:
 def save_tokenizers(
     folder: str | Path, source: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase | None = None
 ) -> None:
-    """Save the source tokenizer in `folder` and a target's of its own in the sub-folder `target_tokenizer`.
+    """Save the source tokenizer in `folder` and a separate target tokenizer in its sub-folder `target_tokenizer`.
 
-    Where both are one, tokenizer files that lie in the sub-folder from before are deleted: they would be loaded.
+    Without a separate target tokenizer, old tokenizer files in the sub-folder are deleted, or they would be loaded.
     """
     source.save_pretrained(folder)
     subfolder = Path(folder) / TARGET_SUBFOLDER
@@ -201,7 +202,7 @@ def save_tokenizers(
 def load_tokenizers(
     folder_or_repo: str | Path, **kwargs: Any
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
-    """Return the source and the target tokenizer of a model: the same object twice where they share a vocabulary.
+    """Return the source and the target tokenizer of a model; with a shared vocabulary both are the same object.
 
     Args:
         folder_or_repo: a folder that `save_tokenizers` wrote, or a repository on the Hub.
@@ -209,18 +210,14 @@ def load_tokenizers(
     """
     source = AutoTokenizer.from_pretrained(folder_or_repo, **kwargs)
     hub_options = ("revision", "token", "cache_dir", "local_files_only")
+    options = {option: kwargs[option] for option in hub_options if option in kwargs}
     target_files = [
-        file_if_there(
-            folder_or_repo,
-            name,
-            subfolder=TARGET_SUBFOLDER,
-            **{option: kwargs[option] for option in hub_options if option in kwargs},
-        )
+        file_if_there(folder_or_repo, name, subfolder=TARGET_SUBFOLDER, **options)
         for name in ("tokenizer_config.json", "tokenizer.json")
     ]
     if target_files[0] is None:
         return source, source
-    # From its folder, as a repository's sub-folder without a config.json cannot be opened when the network is down.
+    # From the local folder: offline, a repository's sub-folder without a config.json cannot be loaded by name.
     trust = {key: value for key, value in kwargs.items() if key == "trust_remote_code"}
     return source, AutoTokenizer.from_pretrained(Path(target_files[0]).parent, **trust)
 
@@ -232,31 +229,32 @@ def encode_cut(
     argument: str = "text",
     as_text: bool = True,
 ) -> tuple[list[list[int]], list[int]]:
-    """Return the ids of each text, special tokens included, at most `limit`, and the lengths of those that were cut.
+    """Return the ids of each text, truncated to `limit`, and the original lengths of the truncated texts.
 
-    All are encoded whole, then again what is too long: so it keeps its special tokens, and the cuts are counted.
+    All texts are encoded in full; long texts are then encoded again with truncation, which keeps special tokens.
 
     Args:
-        argument: of the tokenizer's call: "text", or "text_target" for targets.
-        as_text: read control tokens in them as text; False: as the tokenizer's own setting is.
+        limit: maximum number of ids, special tokens included.
+        argument: argument of the tokenizer's call: "text", or "text_target" for targets.
+        as_text: read control tokens as text. False: follow the tokenizer's setting.
     """
     encode = functools.partial(encode_text, tokenizer) if as_text else tokenizer
     # verbose=False: the count replaces the tokenizer's own warning about long inputs
     rows = encode(**{argument: list(texts)}, return_attention_mask=False, verbose=False)["input_ids"]
-    long = {place: len(row) for place, row in enumerate(rows) if limit is not None and len(row) > limit}
+    long = {index: len(row) for index, row in enumerate(rows) if limit is not None and len(row) > limit}
     if long:
-        given = {argument: [texts[place] for place in long]}
-        cut = encode(**given, truncation=True, max_length=limit, return_attention_mask=False)["input_ids"]
-        for place, row in zip(long, cut, strict=True):
-            rows[place] = row
+        long_texts = {argument: [texts[index] for index in long]}
+        cut = encode(**long_texts, truncation=True, max_length=limit, return_attention_mask=False)["input_ids"]
+        for index, row in zip(long, cut, strict=True):
+            rows[index] = row
     return rows, list(long.values())
 
 
 class _Texts:
-    """Texts that are not empty, read anew each time."""
+    """The texts that are not empty; can be iterated over several times."""
 
     def __init__(self, texts: Iterable[str]):
-        self.texts = list(texts) if isinstance(texts, Iterator) else texts  # which can be read but once
+        self.texts = list(texts) if isinstance(texts, Iterator) else texts  # an iterator can be read only once
 
     def __iter__(self) -> Iterator[str]:
         return (text for text in self.texts if text.strip())
@@ -269,7 +267,7 @@ def _byte_bpe(texts: Iterable[str], vocab_size: int, unspaced_alone: bool) -> To
     splits = [_digits(), *([pre_tokenizers.Split(Regex(UNSPACED), "isolated")] if unspaced_alone else [])]
     backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level])
     backend.decoder = decoders.ByteLevel()
-    # the characters that a token stands for begin after its space, as in GPT-2: what pipelines cut out is a word
+    # offsets exclude a token's leading space, as in GPT-2, so that pipelines return words without spaces
     backend.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=True)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -283,7 +281,7 @@ def _byte_bpe(texts: Iterable[str], vocab_size: int, unspaced_alone: bool) -> To
 
 def _unigram(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     backend = Tokenizer(models.Unigram())
-    # without the guard, the pieces <s>, </s>, ... are found in a text: they have the best score of all
+    # without the guard, the model would match the pieces <s>, </s>, ... in a text, because they have the best score
     guard = pre_tokenizers.Split(Regex(spelling_of(SPECIAL_TOKENS)), "isolated")
     _mark_spaces(backend, [_digits(), pre_tokenizers.Split("▁", "merged_with_next"), guard])
     alphabet = _alphabet(backend, texts)
@@ -292,9 +290,9 @@ def _unigram(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, unk_token="<unk>", show_progress=False
     )
     backend.train_from_iterator(texts, trainer)
-    # The trainer sums in the order of a hash map: scores differ in the last digits between runs, and the characters
-    # that it keeps for coverage alone get floor, floor + 1e-4, ... in that order. Rounded, levelled, sorted, they
-    # agree.
+    # The trainer sums in the order of a hash map, so scores differ in the last digits between runs, and characters
+    # that are kept only for coverage get floor, floor + 1e-4, ... in this order. Rounding, levelling and sorting the
+    # scores makes runs equal.
     vocab = json.loads(backend.to_str())["model"]["vocab"][len(SPECIAL_TOKENS) :]
     floor = min(score for _, score in vocab)
     covered = floor + 1e-4 * (len(alphabet) + 1)
@@ -311,7 +309,7 @@ def _wordpiece(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     alphabet = sorted(_alphabet(backend, texts))
-    # Given to the trainer as specials, the ## forms get fixed ids; else the order of a hash map would break ties.
+    # As special tokens, the ## forms get fixed ids; otherwise the order of a hash map would break ties.
     inner = [f"##{character}" for character in alphabet]
     _check_size(vocab_size, 2 * len(alphabet), "characters, at the start of a word and inside it")
     trainer = trainers.WordPieceTrainer(
@@ -328,7 +326,7 @@ def _wordpiece(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 def _word(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     _check_size(vocab_size, 1, "word")
     backend = Tokenizer(models.WordLevel(unk_token="<unk>"))
-    # A word carries the space before it ("▁word"), a mark may stand without: "word" and ",".
+    # A word includes the space before it ("▁word"); punctuation may have none.
     words = pre_tokenizers.Split(Regex(r"▁?[\p{L}\p{M}\p{N}_]+|▁?[^\p{L}\p{M}\p{N}_▁]+|▁"), "isolated")
     _mark_spaces(backend, [words])
     trainer = trainers.WordLevelTrainer(vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, show_progress=False)
@@ -352,10 +350,10 @@ def _char(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def _mark_spaces(backend: Tokenizer, splits: list[pre_tokenizers.PreTokenizer]) -> None:
-    """Write a space as ▁, and one before the text, so that a word looks the same at the start and inside; and back.
+    """Write spaces as ▁ and add one before the text, so that a word has the same token everywhere; decode them back.
 
-    Metaspace puts none before a text that begins with one: such a text gets its second one first. It tells the start
-    of the text from what follows a mask, which a normaliser cannot.
+    Metaspace adds no ▁ before a text that starts with one, so the normaliser doubles a leading ▁. Metaspace, unlike a
+    normaliser, distinguishes the start of the text from the text after a mask.
     """
     backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\A(?=[ ▁])"), "▁")])
     mark = pre_tokenizers.Metaspace("▁", prepend_scheme="first", split=False)
@@ -364,7 +362,7 @@ def _mark_spaces(backend: Tokenizer, splits: list[pre_tokenizers.PreTokenizer]) 
 
 
 def _digits() -> pre_tokenizers.PreTokenizer:
-    """Each digit stands alone, with the space before it: a number never seen can still be copied digit by digit."""
+    """Split off each digit with the space before it, so that unseen numbers can be copied digit by digit."""
     return pre_tokenizers.Split(Regex(r"[ ▁]?\p{Nd}"), "isolated")
 
 

@@ -48,13 +48,13 @@ def from_squad(dataset: Dataset) -> Dataset:
     return dataset.map(columns, batched=True, remove_columns="answers")
 
 
-def unanswered_as_empty(dataset: Dataset, place_of: Callable[[int], str] = "row {}".format) -> Dataset:
+def unanswered_as_empty(dataset: Dataset, location_of: Callable[[int], str] = "row {}".format) -> Dataset:
     """Give every question without an answer the answer "" at character 0.
 
     Such a question may have a missing or empty answer, and an answer_start that is missing, 0 or -1.
 
     Args:
-        place_of: returns the location of a row (file and line) for the error message.
+        location_of: returns the location of a row (file and line) for the error message.
 
     Raises:
         ValueError: a row without an answer that has an answer_start.
@@ -69,7 +69,7 @@ def unanswered_as_empty(dataset: Dataset, place_of: Callable[[int], str] = "row 
         for row, answer, start in zip(rows, batch["answer"], batch["answer_start"], strict=True):
             if not answer:
                 if start is not None and str(start).strip() not in ("", "0", "0.0", "-1", "-1.0", "nan"):
-                    raise ValueError(f"{place_of(row)}: no answer, but answer_start {start}: give both or neither")
+                    raise ValueError(f"{location_of(row)}: no answer, but answer_start {start}: give both or neither")
                 start = "0" if isinstance(start, str) or dtypes["answer_start"].endswith("string") else 0
             starts.append(int(start) if isinstance(start, float) and start.is_integer() else start)
         return {"answer": [answer or "" for answer in batch["answer"]], "answer_start": starts}

@@ -182,9 +182,9 @@ def load_rows(data: TaskArguments, seed: int) -> TextData:
             )
         mapping = {old: new for old, new in zip(names, task.columns, strict=True) if old != new}
         rows = _with_class_names(rows.rename_columns(mapping))
-        place_of = partial(loaded.place, split)
+        location_of = partial(loaded.location, split)
         if "answer_start" in task.columns:
-            rows = unanswered_as_empty(rows, place_of)
+            rows = unanswered_as_empty(rows, location_of)
         if "answer_start" in task.columns and rows.features["answer_start"].dtype == "string":  # as a .csv has it
             try:
                 rows = rows.cast_column("answer_start", Value("int64"))
@@ -192,10 +192,10 @@ def load_rows(data: TaskArguments, seed: int) -> TextData:
                 place = data.columns.get("answer_start", "answer_start")
                 raise ValueError(f"{loaded.names[split]}, {split}: column {place}: {error}") from error
         for column in task.columns:
-            _check_column(rows, column, f"column {data.columns.get(column, column)}", place_of)
+            _check_column(rows, column, f"column {data.columns.get(column, column)}", location_of)
         setattr(loaded, split, rows)
         if "label" in task.columns:
-            _check_labels(rows["label"], loaded.train[0]["label"], place_of)
+            _check_labels(rows["label"], loaded.train[0]["label"], location_of)
     return loaded
 
 
@@ -220,7 +220,7 @@ def _with_class_names(rows: Dataset) -> Dataset:
     return rows
 
 
-def _check_column(rows: Any, column: str, name: str, place_of: Callable[[int], str]) -> None:
+def _check_column(rows: Any, column: str, name: str, location_of: Callable[[int], str]) -> None:
     """Refuse values that are not there, and other things where texts, lists or places should stand."""
     expected: dict[str, Any] = {
         "label": object,
@@ -230,37 +230,37 @@ def _check_column(rows: Any, column: str, name: str, place_of: Callable[[int], s
     value: Any
     for place, value in enumerate(rows[column]):
         if value is None:
-            raise ValueError(f"{place_of(place)}: {name} has no value")
+            raise ValueError(f"{location_of(place)}: {name} has no value")
         if not isinstance(value, expected.get(column, str)):
             wanted = {int: "a whole number", list: "a list"}.get(expected.get(column, str), "a text")
-            raise ValueError(f"{place_of(place)}: {name} should hold {wanted}, not {value!r:.80}")
+            raise ValueError(f"{location_of(place)}: {name} should hold {wanted}, not {value!r:.80}")
         if column == "tokens" and (wrong := [item for item in value if not isinstance(item, str)]):
-            raise ValueError(f"{place_of(place)}: {name} should hold texts, not {wrong[0]!r:.80}")
+            raise ValueError(f"{location_of(place)}: {name} should hold texts, not {wrong[0]!r:.80}")
         if column in ("label", "tags"):
             items = value if isinstance(value, list) else [value]
             if wrong := [item for item in items if item is None or isinstance(item, (dict, list))]:
                 raise ValueError(
-                    f"{place_of(place)}: {name} should hold names or numbers of classes, not {wrong[0]!r:.80}"
+                    f"{location_of(place)}: {name} should hold names or numbers of classes, not {wrong[0]!r:.80}"
                 )
             if column == "label" and len(set(items)) < len(items):
                 raise ValueError(
-                    f"{place_of(place)}: {name} should list the labels that it has, each once (and no zero or one"
+                    f"{location_of(place)}: {name} should list the labels that it has, each once (and no zero or one"
                     f" for each class), not {value!r:.80}"
                 )
         if column == "messages":
             try:
                 as_messages(list(value))
             except ValueError as error:
-                raise ValueError(f"{place_of(place)}: {name}: {error}") from error
+                raise ValueError(f"{location_of(place)}: {name}: {error}") from error
 
 
-def _check_labels(labels: Any, first: Any, place_of: Callable[[int], str]) -> None:
+def _check_labels(labels: Any, first: Any, location_of: Callable[[int], str]) -> None:
     """Refuse lists of labels among single ones, and single ones among lists; the first training row says which."""
     wanted = "a list of labels" if isinstance(first, list) else "one label"
     for place, value in enumerate(labels):
         if isinstance(value, list) != isinstance(first, list):
             raise ValueError(
-                f"{place_of(place)}: label should be {wanted}, as the first training row has, not {value!r:.80}"
+                f"{location_of(place)}: label should be {wanted}, as the first training row has, not {value!r:.80}"
             )
 
 

@@ -94,7 +94,7 @@ def test_files_that_a_folder_leaves_aside_are_told(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         data = load_texts(str(tmp_path), validation=0)
     assert data.test["text"][:] == ["test.csv", "more"] and data.train["text"][:] == ["train.csv"]
-    assert "left aside, as its split or format is another: notes.jsonl" in caplog.text
+    assert "files of another split or format are ignored: notes.jsonl" in caplog.text
 
 
 def test_a_text_file_without_blank_lines_is_a_text_a_line(tmp_path):
@@ -105,7 +105,7 @@ def test_a_text_file_without_blank_lines_is_a_text_a_line(tmp_path):
         ("lines.txt, line 4", {"text": "Two."}, None),
         ("lines.txt, line 5", {"text": "Three."}, None),
     ]
-    assert [(row.place, row.values["text"]) for row in read_rows(tmp_path / "paragraphs.txt")] == [
+    assert [(row.location, row.values["text"]) for row in read_rows(tmp_path / "paragraphs.txt")] == [
         ("paragraphs.txt, line 1", "One\nand on."),
         ("paragraphs.txt, line 4", "Two."),
     ]
@@ -139,7 +139,7 @@ def test_quotes_of_a_tsv_are_marks_of_the_text_where_no_writer_has_put_them(cont
 def test_a_tsv_quoted_in_part_is_refused_with_both_lines(tmp_path):
     for content, lines in (('"a ""b"""\tx\nc "d"\ty\n', (3, 2)), ('c "d"\ty\n"a ""b"""\tx\n', (2, 3))):
         (tmp_path / "rows.tsv").write_text("text\tlabel\n" + content)
-        message = r"rows\.tsv, line {}: quotes stand otherwise than in line {}".format(*lines)
+        message = r"rows\.tsv, line {}: quotes are used differently in line {}".format(*lines)
         with pytest.raises(ValueError, match=message):
             list(read_rows(tmp_path / "rows.tsv"))
 
@@ -157,16 +157,16 @@ def test_one_cell_far_too_long_leaves_out_its_row_and_tells_which(format, tmp_pa
         frame.to_json(path, orient="records", lines=format == "jsonl")
     else:
         frame.to_csv(path, sep="\t" if format == "tsv" else ",", index=False)
-    place = {"json": "row 2", "jsonl": "line 2", "parquet": "row 2"}.get(format, "line 4")
+    location = {"json": "row 2", "jsonl": "line 2", "parquet": "row 2"}.get(format, "line 4")
     with caplog.at_level(logging.WARNING):
         data = load_texts(path, validation=0, test=0)
     assert data.train["text"][:] == [texts[0], texts[2], texts[3]]
-    assert f"train: 1 too_long (rows.{format}, {place})" in caplog.text
+    assert f"train: 1 too_long (rows.{format}, {location})" in caplog.text
     if format != "txt":
         options = {"source_column": "text", "target_column": "label", "validation": 0, "test": 0}
         pairs = load_pairs(path, **options, max_length_chars=1000)
         assert pairs.train["source"][:] == ["one\nand on", "two"]
-        assert f"2 too_long (rows.{format}, {place}; " in str(pairs.report)
+        assert f"2 too_long (rows.{format}, {location}; " in str(pairs.report)
 
 
 BROKEN = [
@@ -185,7 +185,7 @@ BROKEN = [
     ("rows.csv", "text,label\na,b\n".encode("utf-16"), r"rows\.csv, line 1: must be UTF-8, not the byte 0xff"),
     ("rows.csv.gz", b"text\na\n", r"rows\.csv\.gz is broken or cut off: Not a gzipped file"),
     ("rows.csv.gz", gzip.compress(b"text\na\n" * 99)[:-12], r"rows\.csv\.gz is broken or cut off"),
-    ("rows.parquet", b"PAR1 and no more", r"rows\.parquet is no whole parquet file"),
+    ("rows.parquet", b"PAR1 and no more", r"rows\.parquet is not a complete parquet file"),
 ]
 
 
@@ -223,7 +223,7 @@ def test_types_and_names_of_classes_in_parquet_are_kept(tmp_path):
     assert data.train.features["label"].names == ["bad", "good"] and data.train["label"][:] == [1, 0]
     assert columns_of(tmp_path / "a.parquet") == ["text", "label"]
     pq.write_table(pa.table({"text": np.array(["a"]), "label": [{"x": 1}]}), tmp_path / "b.parquet")
-    with pytest.raises(ValueError, match=r"b\.parquet: its columns do not go with those of .*a\.parquet"):
+    with pytest.raises(ValueError, match=r"b\.parquet: its columns do not match the columns of .*a\.parquet"):
         load_texts([tmp_path / "a.parquet", tmp_path / "b.parquet"], columns=["text", "label"])
 
 
@@ -242,9 +242,9 @@ def test_rows_of_a_split_know_where_they_stand(tmp_path):
     for split in ("train", "validation", "test"):
         rows = getattr(data, split)
         for number, text in enumerate(rows["text"]):
-            line = int(data.place(split, number).removeprefix("rows.csv, line "))
+            line = int(data.location(split, number).removeprefix("rows.csv, line "))
             assert lines[line].strip('"') == text.split("\n")[0]
-    assert data.left_out_places["train"]["empty"] == ["rows.csv, line 7"]
+    assert data.left_out_locations["train"]["empty"] == ["rows.csv, line 7"]
 
 
 @pytest.mark.parametrize("count", range(3, 9))

@@ -60,7 +60,7 @@ def test_texts_of_real_lengths_fill_the_rows_nearly_whole():
     [
         ({"text": ["a"]}, 8, "input_ids; it has text"),
         ({"input_ids": [[1]]}, 0, "row_length must be at least 1, not 0"),
-        ({"input_ids": [[]]}, 8, "no token"),
+        ({"input_ids": [[]]}, 8, "at least one token"),
     ],
 )
 def test_what_cannot_be_packed_is_refused(columns, row_length, message):

@@ -188,23 +188,26 @@ def test_malformed_files_are_named_with_their_line(tmp_path):
         load_pairs(path)
     path = tmp_path / "a.parquet"
     path.write_bytes(b"PAR1 cut in half")
-    with pytest.raises(ValueError, match="a.parquet is no whole parquet file"):
+    with pytest.raises(ValueError, match="a.parquet is not a complete parquet file"):
         load_pairs(path)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"config_name": "en"}, r"data_config \(config_name\)='en' is for a data set on the Hub; .*a.csv is none"),
+        (
+            {"config_name": "en"},
+            r"data_config \(config_name\)='en' is for a data set on the Hub; .*a.csv is no such data set",
+        ),
         ({"source_column": "src"}, r"source_column='src' is not a column of .*a.csv; columns found: source, target"),
         ({"validation": 1.5}, "validation must be a number of pairs, a share"),
         ({"test": -1}, "test must be a number of pairs"),
         ({"test": "missing.csv"}, "no such file: missing.csv"),
-        ({"max_length_chars": 0}, "max_length_chars must be at least 1, got 0"),
+        ({"max_length_chars": 0}, "max_length_chars must be at least 1, not 0"),
         ({"train_size": 0}, "train_size must be at least 1"),
         ({"source": "cdlr:en-fr"}, "unknown scheme; known: 'cldr:en-fr'"),
         ({"source": "nowhere/pairs.csv"}, "no such file: nowhere/pairs.csv"),
-        ({"source": "cldr:en-fr", "test": 0.5}, "test must be a number of pairs with source='cldr:en-fr', got 0.5"),
+        ({"source": "cldr:en-fr", "test": 0.5}, "test must be a number of pairs with source='cldr:en-fr', not 0.5"),
         ({"source": ["a.csv", "b.fr"]}, "no such file"),
     ],
 )

@@ -76,10 +76,10 @@ def test_fewer_rows_are_drawn_by_the_seed(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"source": "stdlib:poems"}, "known: stdlib:prose, stdlib:code"),
+        ({"source": "stdlib:poems"}, "must be one of stdlib:prose, stdlib:code"),
         ({"source": "nowhere.csv"}, "no such file: nowhere.csv"),
         ({"columns": ["text", "label"]}, "no column label; columns found: text"),
-        ({"revision": "main"}, "data_revision .* is for a data set on the Hub; stdlib:prose is none"),
+        ({"revision": "main"}, "data_revision .* is for a data set on the Hub; stdlib:prose is no such data set"),
         ({"validation": 1.5}, "validation must be a share"),
         ({"source": ["a.csv", "b.parquet"]}, "no such file"),
     ],
@@ -192,7 +192,7 @@ def test_white_space_hides_no_text_of_another_split(tmp_path):
             r"data_config \(config_name\)='en' is for a data set on the Hub",
         ),
         ("rows.txt", b"n\xe9", {}, "rows.txt, line 1: must be UTF-8, not the byte 0xe9"),
-        ("rows", b"a", {}, "ending in .csv, .*; got .*rows"),
+        ("rows", b"a", {}, "must end in .csv, .*, not .*rows"),
         ("rows.txt", b"a\n\nb", {"max_rows": 0}, "max_rows must be at least 1, not 0"),
         ("rows.txt", b"a\n\nb", {"validation": 0.5, "test": 0.5}, "must leave a share to train on"),
     ],

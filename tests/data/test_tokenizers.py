@@ -121,9 +121,9 @@ def test_texts_may_be_a_column_on_disk_or_come_one_by_one(kind, tokenizers):
 
 
 def test_unknown_kinds_and_empty_texts_are_refused():
-    with pytest.raises(ValueError, match="kind must be one of byte_bpe, unigram, .* got 'bpe'"):
+    with pytest.raises(ValueError, match="kind must be one of byte_bpe, unigram, .* not 'bpe'"):
         train_tokenizer(TEXTS, "bpe")
-    with pytest.raises(ValueError, match="texts holds no text"):
+    with pytest.raises(ValueError, match="texts must hold at least one text"):
         train_tokenizer(["", " "])
 
 

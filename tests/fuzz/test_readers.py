@@ -73,7 +73,7 @@ def test_rows_have_places_and_values_or_flaws(name, content, tmp_path):
     except ValueError as error:
         assert named(error, name)
         return
-    assert all(row.place.startswith(f"{name}, ") and set(row.values) <= set(columns) for row in rows)
+    assert all(row.location.startswith(f"{name}, ") and set(row.values) <= set(columns) for row in rows)
     assert all((row.flaw is None) or not row.values for row in rows)
 
 
