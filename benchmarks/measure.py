@@ -27,17 +27,9 @@ T = TypeVar("T")
 WARM_UP = 2  # rounds that are not counted: they fill caches and allocators
 # what changes the instructions that the libraries choose, and so the figures
 INSTRUCTION_VARIABLES = ("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE")
-# operators of torch whose time is that of matrix products
-PRODUCTS = (
-    "aten::mm",
-    "aten::addmm",
-    "aten::bmm",
-    "aten::baddbmm",
-    "aten::_scaled_dot_product_flash_attention_for_cpu",
-    "aten::_scaled_dot_product_flash_attention_for_cpu_backward",
-    "aten::mkldnn_rnn_layer",
-    "aten::mkldnn_rnn_layer_backward",
-)
+# operators of torch that are matrix products, and the fused attention, whose products torch does not count
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
+FUSED_ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"  # and its backward
 PACKAGES = ("torch", "transformers", "joeynmt", "OpenNMT-py", "ctranslate2")
 
 
@@ -162,13 +154,15 @@ def matrix_products(step: Callable[[], None], options: argparse.Namespace, dtype
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         step()
     events = profile.key_averages()
-    products = sum(event.self_cpu_time_total for event in events if event.key in PRODUCTS)
-    share = products / sum(event.self_cpu_time_total for event in events)
+    total = sum(event.self_cpu_time_total for event in events)
+    share = sum(event.self_cpu_time_total for event in events if event.key in PRODUCTS) / total
+    attention = sum(event.self_cpu_time_total for event in events if event.key.startswith(FUSED_ATTENTION)) / total
     rate = counter.get_total_flops() / (share * seconds) / 1e9
     left = torch.randn(2048, 2048, dtype=dtype)
     large = statistics.median(timed(lambda: left @ left, options.threads)[0] for _ in range(5))
     return (
-        f"matrix products take {share:.0%} of {1e3 * seconds:.1f} ms at {rate:.0f} GFLOP/s;"
+        f"matrix products take {share:.0%} of {1e3 * seconds:.1f} ms at {rate:.0f} GFLOP/s,"
+        f" fused attention {attention:.0%};"
         f" one product of 2048 x 2048 x 2048 runs at {2 * 2048**3 / large / 1e9:.0f} GFLOP/s"
     )
 
