@@ -28,7 +28,6 @@ from train_transformers import causal_batch, masked_batch, our_bert, our_gpt, ou
 from transformers.utils import is_flash_attn_2_available
 
 import hf_genai
-from hf_genai.kernels.switch import plain_kernels
 
 FAMILIES = ("rnn", "bert", "gpt", "t5")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -110,7 +109,7 @@ def run_loss(model, batch: dict, variant: Variant) -> Callable[[], object]:
 
     def run():
         if variant.plain:
-            with plain_kernels():
+            with hf_genai.plain_kernels():
                 return forward(**batch)
         return forward(**batch)
 
@@ -216,7 +215,7 @@ def decode(family: str, variant: Variant, options) -> dict:
             "fast_generate": partial(generate, custom_generate=hf_genai.fast_generate),
         }
         for name, run in contenders.items():
-            with plain_kernels() if variant.plain else torch.no_grad():
+            with hf_genai.plain_kernels() if variant.plain else torch.no_grad():
                 result[f"{name}, {sentences}, ms"] = milliseconds(run, options)
         if peer is not None:
             ms = milliseconds(partial(peer.generate, ids, max_new_tokens=tokens, do_sample=False), options)

@@ -30,7 +30,7 @@ from hf_genai.training import loop
 from hf_genai.training.pretraining import make_collator, make_rows, parse_pretrain_arguments
 from hf_genai.training.pretraining_tokenizer import special_tokens
 
-SIZES = peers.Sizes()
+SIZES, DROPOUT = peers.Sizes(), 0.1  # of BERT and T5, whose default it is; GPT has none
 SENTENCES, ROWS, POOL = 96, 16, 20  # rows of a batch; batches within which length buckets are sorted
 # BERT's own batch (Devlin et al. 2019, appendix A.2), and an eighth of the tokens of T5's (Raffel et al. 2020, 3.1.2)
 MANY_SENTENCES, MANY_ROWS = 256, 64
@@ -137,18 +137,13 @@ def masked(texts: list[str], tokenizer, sizes: peers.Sizes, options) -> list[dic
         buckets: 2.3,
         ("packed", "transformers length buckets"): 2.3,
     }
-    rows = []
-    for dropout in (0.1, 0.0):  # 0.1 is the default of both
-        ours, theirs = our_bert(sizes, dropout).train(), peers.bert(sizes, dropout).train()
-        contenders = {name: (ours, make()) for name, make in {**sources, "packed": packed.batches}.items()}
-        contenders |= {f"transformers {name}": (theirs, make()) for name, make in sources.items()}
-        name = f"mlm, {few} sentences, dropout {dropout:g}"
-        rows += compare(name, per_token(contenders, options, tokenizer.pad_token_id), pairs)
-        contenders = {buckets[0]: (ours, larger.batches(sort=True)), buckets[1]: (theirs, larger.batches(sort=True))}
-        name = f"mlm, {many} sentences, dropout {dropout:g}"
-        times = per_token(contenders, options, tokenizer.pad_token_id)
-        rows += compare(name, times, {buckets: pairs[buckets]})
-    return rows
+    ours, theirs = our_bert(sizes, DROPOUT).train(), peers.bert(sizes, DROPOUT).train()
+    contenders = {name: (ours, make()) for name, make in {**sources, "packed": packed.batches}.items()}
+    contenders |= {f"transformers {name}": (theirs, make()) for name, make in sources.items()}
+    rows = compare(f"mlm, {few} sentences", per_token(contenders, options, tokenizer.pad_token_id), pairs)
+    contenders = {buckets[0]: (ours, larger.batches(sort=True)), buckets[1]: (theirs, larger.batches(sort=True))}
+    times = per_token(contenders, options, tokenizer.pad_token_id)
+    return rows + compare(f"mlm, {many} sentences", times, {buckets: pairs[buckets]})
 
 
 def causal(texts: list[str], tokenizer, sizes: peers.Sizes, options) -> list[dict]:
@@ -180,17 +175,12 @@ def spans(texts: list[str], tokenizer, sizes: peers.Sizes, options) -> list[dict
         ours, theirs = our_t5(sizes).train(), peers.t5(sizes).train()
         for source in (packed, padded):
             check_equal(ours, theirs, peers.weights_of_t5, next(source.batches()))
-        for dropout in (0.1, 0.0):
-            ours, theirs = our_t5(sizes, dropout).train(), peers.t5(sizes, dropout).train()
-            contenders = {"packed": (ours, packed.batches()), "padded": (ours, padded.batches())}
-            contenders |= {"T5 packed": (theirs, packed.batches()), "T5 padded": (theirs, padded.batches())}
-            pairs = {
-                ("packed", "T5 packed"): 1.2 if dropout else 0.97,
-                ("padded", "T5 padded"): 0.97,
-                ("packed", "T5 padded"): None,
-            }
-            name = f"span corruption, {size} rows, dropout {dropout:g}"
-            rows += compare(name, per_token(contenders, options, tokenizer.pad_token_id), pairs)
+        ours, theirs = our_t5(sizes, DROPOUT).train(), peers.t5(sizes, DROPOUT).train()
+        contenders = {"packed": (ours, packed.batches()), "padded": (ours, padded.batches())}
+        contenders |= {"T5 packed": (theirs, packed.batches()), "T5 padded": (theirs, padded.batches())}
+        pairs = {("packed", "T5 packed"): 1.2, ("padded", "T5 padded"): 0.97, ("packed", "T5 padded"): None}
+        times = per_token(contenders, options, tokenizer.pad_token_id)
+        rows += compare(f"span corruption, {size} rows", times, pairs)
     return rows
 
 
