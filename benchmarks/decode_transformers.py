@@ -18,7 +18,7 @@ from functools import partial
 
 import torch
 import transformers
-from measure import installed, medians, parse_options, report, row, selected
+from measure import installed, matrix_products, medians, parse_options, report, row, selected
 
 import hf_genai
 
@@ -155,6 +155,8 @@ def run_case(name: str, case: Case, options) -> list[dict]:
         if engines and not options.smoke:
             share = (contenders["CTranslate2"]() == expected[:, PROMPT:]).float().mean()
             assert share > 0.99, f"CTranslate2 writes only {share:.1%} of the same tokens"
+        for which in ("generate()", "fast_generate") if options.profile else ():
+            print(f"{label}, {which}: {matrix_products(contenders[which], options)}")
         ms = {which: 1e3 * seconds for which, seconds in medians(contenders, options).items()}
         for contender in (which for which in contenders if "generate" in which):
             compared = ["transformers"]

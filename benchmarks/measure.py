@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -28,8 +29,12 @@ WARM_UP = 2  # rounds that are not counted: they fill caches and allocators
 # what changes the instructions that the libraries choose, and so the figures
 INSTRUCTION_VARIABLES = ("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE")
 # operators of torch that are matrix products, and the fused attention, whose products torch does not count
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn::_linear_pointwise")
 FUSED_ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"  # and its backward
+# oneDNN's product with a packed weight, which torch does not count either
+PACKED_FLOPS = {
+    torch.ops.mkldnn._linear_pointwise: lambda x, weight, *_, **__: 2 * math.prod(x) * weight[0],
+}
 PACKAGES = ("torch", "transformers", "joeynmt", "OpenNMT-py", "ctranslate2")
 
 
@@ -47,6 +52,7 @@ def parse_options(description: str, rounds: int = 15, **more: dict) -> argparse.
     parser.add_argument("--threads", type=int, default=1, help="threads of torch; above 1, times are wall-clock times")
     parser.add_argument("--fork", action="store_true", help="run each contender in a process of its own; one thread")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes and one round, to see that the script runs")
+    parser.add_argument("--profile", action="store_true", help="print share and rate of our matrix products")
     parser.add_argument("--json", type=Path, help="write the machine and the rows to this file")
     for name, option in more.items():
         parser.add_argument(f"--{name}", **option)
@@ -148,7 +154,7 @@ def medians(contenders: dict[str, Callable[[], object]], options: argparse.Names
 
 def matrix_products(step: Callable[[], None], options: argparse.Namespace, dtype: torch.dtype = torch.float32) -> str:
     """Return the share of a step that its matrix products take, and their rate beside that of one large product."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=PACKED_FLOPS) as counter:
         step()
     seconds = statistics.median(timed(step, options.threads)[0] for _ in range(3))
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:

@@ -13,7 +13,17 @@ peak of a fresh process.
 import sys
 
 import torch
-from measure import installed, medians, parse_options, peak_memory, print_peak_memory, report, row, selected
+from measure import (
+    installed,
+    matrix_products,
+    medians,
+    parse_options,
+    peak_memory,
+    print_peak_memory,
+    report,
+    row,
+    selected,
+)
 from peers import (
     PAD,
     OpenNMT,
@@ -126,6 +136,8 @@ def main() -> None:
         contenders = {name: make_contender(name, *numbers) for name in names}
         if "fed" in contenders and "JoeyNMT" in contenders:
             check_equal(*contenders["fed"][:2], *contenders["JoeyNMT"][:2], numbers[0])
+        for name in dict.fromkeys(ours for _, ours, _, _ in pairs) if options.profile else ():
+            print(f"train {name} {size}: {matrix_products(contenders[name][2], options)}")
         seconds = medians({name: step for name, (_, _, step) in contenders.items()}, options)
         rows += [
             row(name, peer, 1e3 * seconds[ours], 1e3 * seconds[peer], target) for name, ours, peer, target in pairs

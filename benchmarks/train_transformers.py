@@ -275,7 +275,6 @@ def main() -> None:
         __doc__,
         rounds=5,
         compiled={"action": "store_true", "help": "add the peers under torch.compile; minutes each"},
-        profile={"action": "store_true", "help": "print the share and the rate of matrix products in our steps"},
     )
     rows = []
     for shape, (sizes, cases) in (SMOKE_SHAPES if options.smoke else SHAPES).items():
