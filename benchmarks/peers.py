@@ -107,15 +107,26 @@ def joeynmt_loss(model, joey_batch) -> Tensor:
     return model.loss_function(log_probs, **vars(joey_batch)) / joey_batch.ntokens
 
 
-def joeynmt_names() -> list[tuple[str, str, slice]]:
+# nn.GRU's name of a parameter -> its name in layers of linear maps. TODO: goes once the encoder's layers are nn.GRU
+GRU_PARAMETERS = {
+    "weight_ih_l0": "input_proj.weight",
+    "weight_hh_l0": "hidden_proj.weight",
+    "bias_ih_l0": "input_proj.bias",
+    "bias_hh_l0": "hidden_proj.bias",
+}
+
+
+def joeynmt_names(ours: nn.Module) -> list[tuple[str, str, slice]]:
     """Return (hf_genai's parameter, JoeyNMT's parameter, JoeyNMT's columns) for each pair of equal weights."""
+    parameters = dict(ours.named_parameters())
     everything, front, back = slice(None), slice(None, -1), slice(-1, None)  # -1: the hidden size, see `columns`
     pairs = []
-    for ours, theirs in (("left_to_right", ""), ("right_to_left", "_reverse")):
-        for projection, letters in (("input", "ih"), ("hidden", "hh")):
-            for parameter in ("weight", "bias"):
-                name = f"model.encoder.layers.0.{ours}.{projection}_proj.{parameter}"
-                pairs.append((name, f"encoder.rnn.{parameter}_{letters}_l0{theirs}", everything))
+    for direction, theirs in (("left_to_right", ""), ("right_to_left", "_reverse")):
+        for parameter, linear in GRU_PARAMETERS.items():
+            name = f"model.encoder.layers.0.{direction}.rnn.{parameter}"
+            if name not in parameters:
+                name = f"model.encoder.layers.0.{direction}.{linear}"
+            pairs.append((name, f"encoder.rnn.{parameter}{theirs}", everything))
     layer = "model.decoder.layers.0."
     attention = f"{layer}attention."
     return [
@@ -153,7 +164,7 @@ def copy_joeynmt_weights(ours: nn.Module, theirs: nn.Module, hidden_size: int) -
         for name, parameter in our_parameters.items():
             if name.endswith("key_proj.bias"):
                 parameter.zero_()  # JoeyNMT's keys have no bias, and the softmax cancels it
-        for name, peer, part in joeynmt_names():
+        for name, peer, part in joeynmt_names(ours):
             our_parameters[name].copy_(columns(their_parameters[peer], part, hidden_size))
 
 

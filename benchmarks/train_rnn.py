@@ -92,7 +92,7 @@ def check_equal(ours, our_loss, theirs, their_loss, hidden_size: int) -> None:
     second.backward()
     torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-5)
     our_parameters, their_parameters = dict(ours.named_parameters()), dict(theirs.named_parameters())
-    for name, peer, part in joeynmt_names():
+    for name, peer, part in joeynmt_names(ours):
         expected = columns(their_parameters[peer].grad, part, hidden_size)
         torch.testing.assert_close(our_parameters[name].grad, expected, atol=3e-6, rtol=1e-3)
     ours.zero_grad()

@@ -39,7 +39,7 @@ def test_a_smoke_run_ends_and_says_where_it_was_measured(smoke_runs, name):
             warnings.warn(line, stacklevel=1)  # pytest's summary names the peers that are left out
     report = json.loads(path.read_text("utf-8"))
     assert {"commit", "date", "CPU", "load", "threads"} <= set(report["machine"])
-    assert report["rows"]
+    assert report["rows"] or name == "kernel_twins"  # there may be no twins
 
 
 def test_results_of_two_runs_become_one_table(smoke_runs):
