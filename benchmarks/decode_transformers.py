@@ -80,7 +80,7 @@ def t5(sizes: dict) -> hf_genai.GenaiT5ForConditionalGeneration:
     sizes = dict(sizes)
     layers = sizes.pop("num_hidden_layers")
     config = hf_genai.GenaiT5Config.classic(
-        **sizes, encoder_layers=layers, decoder_layers=layers, initializer_range=0.1
+        **sizes, encoder_layers=layers, decoder_layers=layers, initializer_range=0.05
     )
     model = hf_genai.GenaiT5ForConditionalGeneration(config).eval()
     model.generation_config.eos_token_id = None
