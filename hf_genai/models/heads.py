@@ -80,7 +80,8 @@ def head_of(base_model: type, *names: str) -> Callable[[Head], Head]:
 
 def output_of(output_class: type[ModelOutput], outputs: ModelOutput, **values: Tensor | None) -> Any:
     """Return an output of a head: the values, and those of the base model's outputs that the class has a field for."""
-    names = output_class.__dataclass_fields__  # torch.compile does not take dataclasses.fields() of a class
+    # torch.compile does not take dataclasses.fields() of a class
+    names = output_class.__dataclass_fields__  # type: ignore[attr-defined]
     return output_class(**{name: value for name, value in outputs.items() if name in names}, **values)
 
 
