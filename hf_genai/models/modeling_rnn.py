@@ -35,7 +35,6 @@ from .base import (
     size_of,
 )
 from .configuration_rnn import GenaiRNNConfig
-from .fast_path import fast_path_allowed, needs_gradient
 from .heads import (
     GenaiGenerationMixin,
     LanguageModelHead,
@@ -46,7 +45,7 @@ from .heads import (
     classification_loss,
     next_labels,
 )
-from .matmul import Linear, is_hooked
+from .matmul import Linear
 from .recurrent_stacks import GenaiRNNDecoder, GenaiRNNEncoder, GenaiRNNPreTrainedModel, embed
 
 
@@ -181,25 +180,6 @@ class GenaiRNNHeadModel(LanguageModelHead, GenaiRNNPreTrainedModel):
         side = "encoder" if config.is_encoder_decoder and config.share_encoder_decoder_embeddings else "decoder"
         self._tied_weights_keys = {"lm_head.weight": f"model.{side}.embed_tokens.weight"}
         self.post_init()
-
-    def score(self, hidden: Tensor, past: Cache | None) -> Tensor:
-        """Return the logits (B, T, V) of (B, T, D).
-
-        One row times a large matrix takes as long as reading the matrix, and a CPU reads it twice as fast transposed.
-        So a long generation of one sentence transposes it once, and keeps that with its cache.
-        """
-        warm = past is not None and past.get_seq_length() > 4 and hidden.shape[:2] == (1, 1)
-        if not warm or type(self.lm_head) is not Linear or is_hooked(self.lm_head):
-            return self.lm_head(hidden)
-        weight = self.lm_head.weight
-        if weight.numel() <= 2**20:
-            return self.lm_head(hidden)
-        if hidden.device.type != "cpu" or needs_gradient(hidden, weight) or not fast_path_allowed(hidden, weight):
-            return self.lm_head(hidden)
-        layer = getattr(past, "self_attention_cache", past).layers[0]
-        if layer.packed is None:
-            layer.packed = weight.t().contiguous()  # (D, V)
-        return torch.mm(hidden[0], layer.packed).unsqueeze(0)
 
 
 class GenaiRNNForConditionalGeneration(GenaiRNNHeadModel, GenaiGenerationMixin):

@@ -24,7 +24,6 @@ class RecurrentStateLayer(CacheLayerMixin):
         self.memory: tuple[Tensor, ...] = ()  # each (B, S, ...), made from the source
         self.memory_mask: Tensor | None = None  # bool (B, S)
         self.source: Tensor | None = None  # (B,), equal numbers where the memory is equal
-        self.packed: Tensor | None = None  # (D, V), the head's weight transposed; the model keeps it here
         self.length = 0
         self.record_past = False
 
@@ -105,7 +104,7 @@ class RecurrentStateLayer(CacheLayerMixin):
 
     def reset(self) -> None:
         self.state, self.trail, self.memory, self.memory_mask, self.source = None, [], (), None, None
-        self.packed, self.length, self.is_initialized = None, 0, False
+        self.length, self.is_initialized = 0, False
 
     def get_seq_length(self) -> int:
         return self.length

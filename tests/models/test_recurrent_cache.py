@@ -137,9 +137,7 @@ def test_repeated_and_selected_sources_are_told_apart_still(repeats):
 def test_reset_forgets_everything():
     layer, _ = filled(record=True)
     layer.remember(torch.ones(ROWS, 2, dtype=torch.bool), torch.randn(ROWS, 2, SIZE))
-    layer.packed = torch.randn(SIZE, 7)
     layer.reset()
-    assert layer.packed is None
     assert (layer.state, layer.memory_mask, layer.source, layer.memory, layer.trail) == (None, None, None, (), [])
     assert layer.get_seq_length() == 0
     assert not layer.is_initialized
