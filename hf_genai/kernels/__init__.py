@@ -34,6 +34,8 @@ def turned_off() -> str | None:
 def install(family: str) -> None:
     """Put a family's twins into `hf_genai.models.ops`, unless the environment has HF_GENAI_KERNELS=0."""
     if turned_off():
+        # the kernels that models/ still calls itself are no twins: they ask the switch
+        importlib.import_module(f"{__name__}.switch").turn_off_kernels()
         return
     ops = importlib.import_module("hf_genai.models.ops")
     for operation, module in TWINS[family].items():

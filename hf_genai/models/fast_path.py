@@ -28,6 +28,12 @@ def plain_kernels() -> Iterator[None]:
         _plain -= 1
 
 
+def turn_off_kernels() -> None:
+    """Run the plain loops only, in all threads, for the rest of the process."""
+    global _plain
+    _plain += 1
+
+
 class _Refuse(torch.autograd.Function):
     """Gradients as they are, which cannot be differentiated."""
 

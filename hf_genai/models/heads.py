@@ -386,8 +386,12 @@ class SequenceClassificationHead(MeanOverRows, GenaiPreTrainedModel):
     base_keywords: ClassVar[dict[str, bool]] = {}  # keywords for the base model, unless the caller gives others
 
     def classify(self, outputs: Any, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
-        """Return logits (B, num_labels), made of the base model's outputs and its inputs (B, T)."""
-        raise NotImplementedError
+        """Return logits (B, num_labels), made of the base model's outputs and its inputs (B, T); each family's own.
+
+        Raises:
+            TypeError: if a family does not define it.
+        """
+        raise TypeError(f"{type(self).__name__} must define classify(outputs, input_ids, attention_mask)")
 
     def forward(self, labels: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]) -> Any:
         """Return logits (B, num_labels).

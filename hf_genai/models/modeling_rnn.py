@@ -234,7 +234,6 @@ class GenaiRNNForConditionalGeneration(GenaiRNNHeadModel, GenaiGenerationMixin):
         )
         loss, logits = self.predict(
             *(self.dropout(outputs.last_hidden_state), labels, skip_logits, logits_to_keep),
-            past=outputs.cache,
             **kwargs,
         )
         return Seq2SeqLMOutput(loss=loss, logits=logits, **seq2seq_outputs(outputs))
@@ -278,7 +277,6 @@ class GenaiRNNForCausalLM(GenaiRNNHeadModel, GenaiGenerationMixin):
         )
         loss, logits = self.predict(
             *(self.dropout(outputs.last_hidden_state), shift_labels, skip_logits, logits_to_keep),
-            past=outputs.cache,
             **kwargs,
         )
         return CausalLMOutputWithPast(

@@ -73,6 +73,17 @@ def test_the_environment_turns_every_twin_off_and_the_outputs_stay_the_same(with
     assert_same(results, without_twins[0])
 
 
+@pytest.mark.parametrize(("setting", "allowed"), [("0", "False"), ("1", "True")])
+def test_the_environment_decides_whether_any_kernel_may_run(setting, allowed):
+    script = (
+        "import torch, hf_genai; hf_genai.GenaiGPTModel; from hf_genai.kernels.switch import fast_path_allowed;"
+        " print(fast_path_allowed(torch.ones(2)))"
+    )
+    environment = {**os.environ, "HF_GENAI_KERNELS": setting}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == [allowed], done.stderr[-3000:]
+
+
 def test_within_plain_kernels_every_twin_calls_its_plain_function(without_twins, monkeypatch):
     called: set[str] = set()
     plain_called: set[str] = set()

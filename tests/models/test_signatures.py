@@ -90,3 +90,14 @@ def test_arguments_keep_their_order(name):
 def test_every_model_is_in_the_table():
     models = {name for name in hf_genai.__all__ if hasattr(getattr(hf_genai, name), "forward")}
     assert models == set(ARGUMENTS)
+
+
+def test_a_classification_head_without_classify_says_what_is_missing():
+    from hf_genai.models.heads import SequenceClassificationHead
+
+    class Unfinished(SequenceClassificationHead):
+        """A head that a family has not finished."""
+
+    head = Unfinished.__new__(Unfinished)
+    with pytest.raises(TypeError, match=r"Unfinished must define classify\("):
+        head.classify(outputs=None, input_ids=None, attention_mask=None)
